@@ -1,0 +1,129 @@
+"""Whole files or none, on any file system that fsspec reaches.
+
+Paths are strings: a local path or an address such as s3://bucket/run. Nothing ever appears under a final name before it
+is complete, so a killed run leaves no half-written file to be mistaken for a whole one.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def join(base: str, *parts: str) -> str:
+    """`base` with `parts` below it."""
+    return posixpath.join(base, *parts)
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is on this machine's file system."""
+    return "://" not in path
+
+
+def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of `path` and what that file system calls it."""
+    return fsspec.core.url_to_fs(path)
+
+
+@contextlib.contextmanager
+def atomic(path: str) -> Iterator[BinaryIO]:
+    """A binary file that appears as `path` when the block ends, and not at all when it raises."""
+    if is_local(path):
+        folder, name = os.path.split(path)
+        os.makedirs(folder or ".", exist_ok=True)
+        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        return
+    fs, name = filesystem(path)
+    fs.makedirs(posixpath.dirname(name), exist_ok=True)
+    file = fs.open(name, "wb", autocommit=False)
+    try:
+        yield file
+        file.close()
+    except BaseException:
+        file.discard()
+        raise
+    file.commit()
+
+
+def write(path: str, data: bytes) -> None:
+    """Writes the whole of `data` under `path`, or nothing."""
+    with atomic(path) as file:
+        file.write(data)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Writes `value` as indented JSON."""
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_parquet(path: str, table: pa.Table, **options: Any) -> None:
+    """Writes `table` as parquet; `options` are pyarrow.parquet.write_table's."""
+    with atomic(path) as file:
+        pq.write_table(table, file, **options)
+
+
+def read(path: str) -> bytes:
+    """The whole file."""
+    if is_local(path):
+        with open(path, "rb") as file:
+            return file.read()
+    fs, name = filesystem(path)
+    return fs.cat_file(name)
+
+
+def read_json(path: str) -> Any:
+    """The file's JSON."""
+    return json.loads(read(path))
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or folder of that name."""
+    if is_local(path):
+        return os.path.exists(path)
+    fs, name = filesystem(path)
+    return fs.exists(name)
+
+
+def names(folder: str) -> list[str]:
+    """Names of the files in `folder`, sorted, without temporary ones; none where there is no such folder."""
+    if is_local(folder):
+        try:
+            found = os.listdir(folder)
+        except FileNotFoundError:
+            return []
+    else:
+        fs, name = filesystem(folder)
+        try:
+            found = [posixpath.basename(p.rstrip("/")) for p in fs.ls(name, detail=False, refresh=True)]
+        except FileNotFoundError:
+            return []
+    return sorted(n for n in found if not n.startswith("."))
+
+
+def remove(path: str) -> None:
+    """Removes the file or folder, if it is there."""
+    fs, name = filesystem(path)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(name, recursive=True)
+
+
+def sha256(path: str) -> str:
+    """Of the file's bytes, 64 hexadecimal digits; read in blocks."""
+    with fsspec.open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
