@@ -87,6 +87,12 @@ def read(path: str) -> bytes:
     return fs.cat_file(name)
 
 
+def open_read(path: str) -> BinaryIO:
+    """The file, opened for reading."""
+    fs, name = filesystem(path)
+    return fs.open(name, "rb")
+
+
 def read_json(path: str) -> Any:
     """The file's JSON."""
     return json.loads(read(path))

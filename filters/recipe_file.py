@@ -1,0 +1,153 @@
+"""Recipes in YAML files.
+
+    name: my_subset
+    about: Large images with fitting captions.
+    steps:
+      - image_size: {min_side_px: 512}
+      - language: en
+      - where: "text not ilike '%stock photo%'"
+      - clip_score: {model: l14, fraction: 0.3}
+    shards: {samples: 10000}
+
+Rows must pass every step, and a step sees only the rows that passed those before it: a fraction is of these. `shards`
+may be left out; so may `about`. A step with one parameter, or with defaults for the others, may be written with the
+value of its first alone, and one with only defaults by its name alone.
+"""
+
+import dataclasses
+import pathlib
+import typing
+from typing import Any
+
+import yaml
+
+from filters.base import Step
+from filters.captions import CaptionLength
+from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.language import Cld3, Language
+from filters.recipes import Recipe
+from filters.sizes import AspectRatio, ImageSize
+from filters.where import Where
+from metadata.errors import CurateError, unknown
+
+#: What a YAML recipe may call a step, and what it makes; a clip_score with a fraction is a ClipScoreFraction.
+STEPS: dict[str, type[Step]] = {
+    "caption_length": CaptionLength,
+    "image_size": ImageSize,
+    "aspect_ratio": AspectRatio,
+    "language": Language,
+    "cld3": Cld3,
+    "clip_score": ClipScore,
+    "where": Where,
+}
+
+_KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, in which a key that comes twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} comes twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read(path: str) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        CurateError: the file can't be read or is not a recipe; names the line or the step.
+    """
+    try:
+        content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise CurateError(f"{path}: can't be read ({error.strerror}), but it is the recipe. Check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CurateError(f"{path}: {_problem(error)}, but a recipe is YAML. Mend it.") from error
+    content = _typed(content, dict, "the file", path)
+    for key in content:
+        if key not in ("name", "about", "steps", "shards"):
+            raise unknown("key", str(key), ["name", "about", "steps", "shards"], where=path)
+    for key in ("name", "steps"):
+        if content.get(key) is None:
+            raise CurateError(f"{path}: {key} is missing, but a recipe needs it. Add it (`steps: []` keeps every row).")
+    steps = _typed(content["steps"], list, "steps", path)
+    return Recipe(
+        name=_typed(content["name"], str, "name", path),
+        steps=tuple(_step(step, f"{path}, step {number}") for number, step in enumerate(steps, 1)),
+        about=_typed(content.get("about", ""), str, "about", path),
+        source=path,
+        samples_per_shard=_samples(content.get("shards", {}), path),
+    )
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with the file, and where, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    return place + (getattr(error, "problem", None) or str(error).splitlines()[0])
+
+
+def _samples(shards: Any, path: str) -> int:
+    for key in _typed(shards, dict, "shards", path):
+        if key != "samples":
+            raise unknown("key", str(key), ["samples"], where=f"{path}, shards")
+    samples = _typed(shards.get("samples", Recipe.samples_per_shard), int, "samples", f"{path}, shards")
+    if samples < 1:
+        raise CurateError(f"{path}: shards have {samples} samples, but at least 1 is needed. Usual is 10000.")
+    return samples
+
+
+def _step(item: Any, where: str) -> Step:
+    """A step of a YAML recipe: `name`, `{name: {parameter: value}}` or `{name: value of the first parameter}`."""
+    if isinstance(item, str):
+        item = {item: {}}
+    if not isinstance(item, dict) or len(item) != 1:
+        raise CurateError(f"{where}: is {item!r}, but it is one step's name with its parameters. "
+                          f"Write for example: - image_size: {{min_side_px: 200}}")
+    ((name, given),) = item.items()
+    if name not in STEPS:
+        raise unknown("step", str(name), STEPS, where=where)
+    where = f"{where} ({name})"
+    made = STEPS[name]
+    if not isinstance(given, dict):
+        given = {dataclasses.fields(made)[0].name: given}  # type: ignore[arg-type]
+    if made is ClipScore:
+        if ("threshold" in given) == ("fraction" in given):
+            has = "both" if "threshold" in given else "neither"
+            raise CurateError(f"{where}: has {has} of threshold and fraction, but exactly one is needed. "
+                              f"Write for example: - clip_score: {{model: l14, fraction: 0.3}}")
+        made = ClipScoreFraction if "fraction" in given else ClipScore
+    parameters = _parameters(made, given, where)
+    try:
+        return made(**parameters)
+    except CurateError as error:
+        raise CurateError(f"{where}: {error}") from error
+
+
+def _parameters(made: type[Step], given: dict, where: str) -> dict[str, Any]:
+    """`given`, once every name and type is known to be right."""
+    fields = {field.name: field for field in dataclasses.fields(made)}  # type: ignore[arg-type]
+    types = typing.get_type_hints(made)
+    for name in given:
+        if name not in fields:
+            raise unknown("parameter", str(name), fields, where=where)
+    for name, field in fields.items():
+        if name not in given and field.default is dataclasses.MISSING:
+            raise CurateError(f"{where}: {name} is missing, but the step needs it. Add it.")
+    return {name: _typed(value, types[name], name, where) for name, value in given.items()}
+
+
+def _typed(value: Any, kind: Any, name: str, where: str) -> Any:
+    """`value`, if it is of the type; a whole number will do for any number, true and false for none."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float)):
+        return value
+    advice = "Put it in quotes: YAML reads no, yes, on and off as true or false." if kind is str else "Mend it."
+    raise CurateError(f"{where}: {name} is {value!r}, but it is {_KINDS.get(kind, 'text')}. {advice}")

@@ -1,0 +1,123 @@
+"""Recipes: named lists of steps that choose a subset of a pool."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from filters.base import Filter, Step
+from filters.captions import CaptionLength
+from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.language import Cld3, Language
+from filters.sizes import AspectRatio, ImageSize
+from metadata.errors import CurateError, unknown
+
+
+class Published(NamedTuple):
+    """What a recipe gave at a scale, as published: ImageNet accuracy, and the mean of the 38 tasks, 0 to 1."""
+
+    scale: str
+    imagenet: float
+    mean: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Steps that choose rows, and how the chosen are cut into shards.
+
+    Attributes:
+        about: one sentence.
+        source: the paper.
+        rows_at_small: rows it keeps of CommonPool's small scale, as published.
+        expected: the benchmark's results on what it keeps.
+        samples_per_shard: planned samples of each shard but the last.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    about: str = ""
+    source: str = ""
+    rows_at_small: str = ""
+    expected: tuple[Published, ...] = ()
+    samples_per_shard: int = 10_000
+
+
+DATACOMP = "DataComp (arXiv:2304.14108)"
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            "no_filter", (), "Keeps every row.", DATACOMP, "12.8M",
+            (Published("small", 0.025, 0.132), Published("medium", 0.176, 0.258), Published("large", 0.459, 0.437)),
+        ),
+        Recipe(
+            "basic_filter", (ImageSize(), AspectRatio(), CaptionLength(), Language()),
+            "Keeps English captions of some length, of images that are neither small nor stretched.", DATACOMP, "3.0M",
+            (Published("small", 0.038, 0.142), Published("medium", 0.226, 0.285), Published("large", 0.516, 0.458)),
+        ),
+        Recipe(
+            "clip_score_l14_30_percent", (ClipScoreFraction("l14", 0.3),),
+            "Keeps the 30 percent whose image and caption fit best in the eyes of CLIP ViT-L/14.", DATACOMP, "3.8M",
+            (Published("small", 0.051, 0.173), Published("medium", 0.273, 0.328), Published("large", 0.578, 0.529)),
+        ),
+        Recipe(
+            "clip_score_b32_30_percent", (ClipScoreFraction("b32", 0.3),),
+            "Keeps the 30 percent whose image and caption fit best in the eyes of CLIP ViT-B/32.", DATACOMP, "3.8M",
+        ),
+        Recipe(
+            "laion2b", (ClipScore("b32", 0.28), Cld3()),
+            "Keeps English captions that fit their image: how LAION-2B's English subset was made.",
+            f"{DATACOMP}, after LAION-5B (arXiv:2210.08402)", "1.3M",
+            (Published("small", 0.031, 0.133), Published("medium", 0.230, 0.292), Published("large", 0.553, 0.501)),
+        ),
+    )
+}  # fmt: skip
+
+#: The best of these at every scale that was published.
+DEFAULT = "clip_score_l14_30_percent"
+
+def open_recipe(name_or_path: str) -> Recipe:
+    """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.
+
+    Raises:
+        CurateError: no such recipe or file, the file is not a recipe, or a step lacks a model or package.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        from filters import recipe_file  # needs YAML and more, which a recipe by name does not
+
+        recipe = recipe_file.read(name_or_path)
+    elif name_or_path in RECIPES:
+        recipe = RECIPES[name_or_path]
+    else:
+        raise unknown("recipe", name_or_path, [*RECIPES, "or the path of a .yaml file"])
+    describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
+    return recipe
+
+
+def recipe_columns(recipe: Recipe) -> tuple[str, ...]:
+    """The columns its steps read, each once, in the order they are first read."""
+    return tuple(dict.fromkeys(column for step in recipe.steps for column in step.columns))
+
+
+def check(recipe: Recipe, schema: pa.Schema) -> None:
+    """Tries every step on no rows of a pool's columns.
+
+    Raises:
+        CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
+    """
+    for step in recipe.steps:
+        for column in step.columns:
+            if column not in schema.names:
+                raise unknown("column", column, schema.names, where=step.name)
+        if isinstance(step, Filter):
+            step.keep(pa.RecordBatch.from_pylist([], schema=schema))
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """All that decides what the recipe gives, as JSON in the form of a YAML recipe, models by their sha256 besides."""
+    return {
+        "name": recipe.name,
+        "steps": [{step.name: step.describe()} for step in recipe.steps],
+        "shards": {"samples": recipe.samples_per_shard},
+    }

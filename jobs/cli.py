@@ -1,0 +1,74 @@
+"""The `curate` command."""
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from metadata.errors import CurateError
+
+#: Subcommands: what each does, for the help; its module is jobs.NAME, with add_arguments(parser) and run(args) -> exit code.
+COMMANDS = {
+    "recipes": "list the recipes, with their source and the rows they keep",
+    "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
+    "reshard": "cut shards that are already downloaded down to a subset",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if argv and argv[0] in COMMANDS:
+            return _subcommand(argv[0], argv[1:])
+        if argv and not argv[0].startswith("-"):
+            near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            print(f"curate: unknown command {argv[0]!r}.{hint} Known: {', '.join(COMMANDS)}; without one, the main job runs "
+                  f"(curate --pool …).", file=sys.stderr)
+            return 2
+        from jobs import main as job
+
+        return job.run(argv)
+    except CurateError as error:
+        print(f"curate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _subcommand(name: str, argv: Sequence[str]) -> int:
+    module = importlib.import_module(f"jobs.{name}")
+    parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(argv))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without abbreviations, and with the nearest match for an unknown option."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_args(self, args=None, namespace=None):
+        found, rest = self.parse_known_args(args, namespace)
+        self.refuse(rest)
+        return found
+
+    def refuse(self, rest: Sequence[str], also_known: Sequence[str] = ()) -> None:
+        """Ends with exit code 2 where anything is left over."""
+        for word in rest:
+            known = [*(o for action in self._actions for o in action.option_strings), *also_known]
+            near = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("-") else []
+            hint = f" Did you mean {near[0]}?" if near else ""
+            self.error(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}.{hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Carrying a user's error from a worker to the terminal.
+
+A runner gives the driver a worker's exception as text, wrapped in its own and in tracebacks, each in its own way. So
+a CurateError (and an OSError such as a full disk) is marked in the text it raises, and the driver looks for the mark.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from metadata.errors import CurateError, printable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class MarkedError(RuntimeError):
+    """A user's error on its way through a runner."""
+
+
+def marked(message: str) -> str:
+    """`message` so that `sentence` finds it in whatever a runner makes of it."""
+    return f"<curate-error {json.dumps(message)} curate-error>"
+
+
+def told(function: Callable[P, R]) -> Callable[P, R]:
+    """`function`, with its user errors marked so that `sentence` finds them."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> R:
+        try:
+            return function(*args, **kwargs)
+        except CurateError as error:
+            raise MarkedError(marked(str(error))) from error
+        except OSError as error:
+            raise MarkedError(marked(os_sentence(error))) from error
+
+    return wrapper
+
+
+def sentence(error: BaseException) -> str | None:
+    """The user's sentence in what a runner raised, or None where it is a defect of ours."""
+    found = re.search(r"<curate-error (\".*?\") curate-error>", str(error), re.DOTALL)
+    if found is None:
+        return None
+    try:
+        return json.loads(found[1])
+    except json.JSONDecodeError:  # a runner escaped the text once more
+        return printable(found[1], 1000)
+
+
+def os_sentence(error: OSError) -> str:
+    """What to tell a user of an operating system's refusal."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}. What is finished is kept: mend this and run the same command again."

@@ -1,0 +1,82 @@
+"""manifest.json: what a run was, and the sums that must hold before it may call itself finished."""
+
+import collections
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from metadata.errors import CurateError
+from pipeline import planning, select, shards, storage
+from pipeline.pieces import Piece
+from pipeline.statuses import OK
+
+_PACKAGES = ("clip-curate", "apache-beam", "pyarrow", "numpy", "duckdb", "fasttext-predict", "img2dataset",
+             "opencv-python-headless", "pillow", "aiohttp", "webdataset")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions that can change what a run writes."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def count_rows(pieces: Sequence[Piece], step_names: Sequence[str], folder: str) -> tuple[dict[str, Any], list[int], dict[str, str]]:
+    """Adds up the pieces' counts and checks that every row is accounted for.
+
+    Returns:
+        {"in", "kept", "dropped": [{"step", "in", "dropped"}, …]}; kept rows of each piece, in order; sha256 of the files
+        in kept/ by name.
+
+    Raises:
+        CurateError: the sums don't hold.
+    """
+    kept, hashes = [], {}
+    dropped = [0] * len(step_names)
+    for piece in pieces:
+        found = storage.read_json(select.marker(piece, folder))
+        if found["rows"] != piece.rows or found["kept"] + sum(found["dropped"]) != piece.rows:
+            raise CurateError(f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
+                              f"{sum(found['dropped'])} dropped. This is a defect: please report it.")
+        kept.append(found["kept"])
+        hashes[f"kept/{piece.name}.parquet"] = found["sha256"]
+        dropped = [total + n for total, n in zip(dropped, found["dropped"], strict=True)]
+    left = sum(piece.rows for piece in pieces)
+    counts: dict[str, Any] = {"in": left, "kept": sum(kept), "dropped": []}
+    for name, n in zip(step_names, dropped, strict=True):
+        counts["dropped"].append({"step": name, "in": left, "dropped": n})
+        left -= n
+    return counts, kept, hashes
+
+
+def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out: str) -> None:
+    """Adds up the shards' ledgers into the manifest and writes sizes.json, after checking that every sample is there.
+
+    Args:
+        record: the manifest; gets `samples`, by status, and the hashes of tars and ledgers.
+
+    Raises:
+        CurateError: a shard is missing, or its ledger has another number of rows than was planned.
+    """
+    folder = storage.join(out, "shards")
+    statuses: collections.Counter[str] = collections.Counter()
+    sizes = {}
+    for plan in plans:
+        ledger = shards.read_ledger(folder, plan.shard)
+        found = collections.Counter(ledger.column("status").to_pylist())
+        if found.total() != plan.rows:
+            raise CurateError(f"{folder}: shard {plan.shard} has {found.total()} rows in its ledger, but {plan.rows} were planned. "
+                              f"Remove its ledger and run the same command again.")
+        statuses += found
+        tar, ledger_name = shards.tar_name(plan.shard), shards.ledger_name(plan.shard)
+        sizes[tar] = found[OK]
+        record["sha256"][f"shards/{tar}"] = shards.tar_sha256(ledger)
+        record["sha256"][f"shards/{ledger_name}"] = storage.sha256(storage.join(folder, ledger_name))
+    record["samples"] = dict(sorted(statuses.items()))
+    shards.write_sizes(folder, sizes)
+    record["sha256"]["shards/sizes.json"] = storage.sha256(storage.join(folder, "sizes.json"))

@@ -1,0 +1,79 @@
+"""Sources of image-text pairs: what files a pool has, and their rows, batch by batch.
+
+A pool is a list of parquet files somewhere that fsspec reaches. POOLS names the known ones; any other name is taken as
+an address. Files are cut into Pieces, runs of whole row groups that are one unit of work.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+
+from metadata.errors import CurateError, unknown
+from pipeline.pools import commonpool, demo
+from pipeline.scales import SCALES
+
+#: (host, ip, port) triples that the fetcher answers instead of DNS: a pool that brings its own image server has some.
+Resolve = tuple[tuple[str, str, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A source of pairs.
+
+    Attributes:
+        name: as the user gave it.
+        address: a parquet file, a folder of them or a glob, at any address that fsspec reaches.
+        columns: what the pool calls our columns where the names differ; uid mapped to "" means that uids are made from
+            url and text.
+        hidden: columns of the files that no step may read.
+        serve: opened while images are fetched; gives the Resolve of the pool's own server.
+    """
+
+    name: str
+    address: str
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
+    serve: Callable[[], AbstractContextManager[Resolve]] = lambda: contextlib.nullcontext(())
+
+
+def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
+    """The pool of that name.
+
+    Args:
+        name: `commoncrawl`, `datacomp_1b`, `demo` (or `demo:PAIRS`), or an address with a slash, a dot or a star in it.
+        scale: for commoncrawl, a name in SCALES.
+        columns: our column names to the pool's own.
+
+    Raises:
+        CurateError: unknown pool or scale, a scale missing or out of place.
+    """
+    kind, _, size = name.partition(":")
+    if kind == "commoncrawl":
+        if scale is None:
+            raise CurateError(f"--pool commoncrawl: no --scale was given, but it needs one of {', '.join(SCALES)}.")
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES, "--scale")
+        return Pool(name, commonpool.address(f"datacomp_{scale}"), columns)
+    if scale is not None:
+        raise CurateError(f"--scale {scale}: given with --pool {name}, but only commoncrawl has scales. Leave it out.")
+    if name == "datacomp_1b":
+        return Pool(name, commonpool.address(name), columns)
+    if kind == "demo" and "/" not in name:
+        return _open_demo(name, size, columns)
+    if any(mark in name for mark in "/.*"):
+        return Pool(name, name, columns)
+    raise unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
+
+
+def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
+    if size and not (size.isdecimal() and int(size) > 0):
+        raise CurateError(f"--pool {name}: the number of pairs is {size!r}, but it is a whole number above 0, as in demo:4000.")
+    folder = demo.cached(int(size) if size else demo.DEMO_PAIRS)
+
+    @contextlib.contextmanager
+    def serve() -> Iterator[Resolve]:
+        with demo.serve(folder) as resolve:
+            yield resolve
+
+    return Pool(name, f"{folder}/metadata", columns, frozenset({demo.TRUTH_COLUMN}), serve)

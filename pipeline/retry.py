@@ -1,0 +1,78 @@
+"""Fetching again what failed in a finished run."""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from metadata.errors import CurateError
+from pipeline import manifest, planning, progress, shards, storage
+from pipeline.fetch import FetchPolicy
+from pipeline.images import ImageOptions
+from pipeline.pools import open_pool
+
+Statuses = collections.Counter[str]
+
+
+def retry(out: str, statuses: frozenset[str], fetch: FetchPolicy, run: Callable[[Callable[[Any], None]], None]) -> tuple[Statuses, Statuses]:
+    """Fetches again the samples of a run that ended as one of `statuses`; only shards that this changes are rewritten.
+
+    Args:
+        out: the run's folder.
+        run: hands a function that builds a Beam pipeline to a runner and waits.
+
+    Returns:
+        Samples by status, before and after.
+
+    Raises:
+        CurateError: the folder holds no run with shards, or none of its samples ended so.
+    """
+    path = storage.join(out, "manifest.json")
+    if not storage.exists(path) or (record := storage.read_json(path))["finished"] != "shards":
+        raise CurateError(f"{out}: holds no run whose shards are finished, but a retry needs one. Finish it with the command that began it.")
+    before: Statuses = collections.Counter(record["samples"])
+    if not any(before[status] for status in statuses):
+        raise CurateError(f"{out}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
+                          f"{', '.join(f'{status} {n:,}' for status, n in before.items())}.")
+    plans = planned(out, record)
+    pool = open_pool(record["pool"], record["scale"], record["columns"])
+    with pool.serve() as resolve:
+        step = planning.ImageStep(
+            out, tuple(record["image_columns"]), record["recipe"]["shards"]["samples"],
+            dataclasses.replace(fetch, resolve=resolve), ImageOptions(**record["images"]),
+        )
+        _run(plans, step, statuses, before, run)
+    manifest.add_shards(record, plans, out)
+    storage.write_json(path, record)
+    return before, collections.Counter(record["samples"])
+
+
+def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
+    """The shards of a finished run."""
+    folder = storage.join(out, "work", "select")
+    kept = [(name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["kept"]) for name in storage.names(folder)]
+    return planning.plan_shards(kept, record["recipe"]["shards"]["samples"])
+
+
+def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:
+    """Fetches again what of one shard ended as one of `statuses`."""
+    folder = storage.join(step.folder, "shards")
+    ledger = shards.read_ledger(folder, plan.shard)
+    if statuses.isdisjoint(ledger.column("status").to_pylist()):
+        return
+    report = planning.progress_writer(step.folder, plan.shard)
+    shards.retry_shard(plan.shard, planning.read_plan(plan, step.folder), folder, step.fetch, step.images, step.samples, statuses, report)
+
+
+def _run(plans: list[planning.ShardPlan], step: planning.ImageStep, statuses: frozenset[str], before: Statuses,
+         run: Callable[[Callable[[Any], None]], None]) -> None:
+    def build(pipeline: Any) -> None:
+        import apache_beam as beam
+
+        from pipeline.transforms import ForEach
+
+        _ = pipeline | beam.Create(plans) | ForEach(retry_planned, step, statuses)
+
+    storage.remove(storage.join(step.folder, "work", "progress"))
+    total = sum(before[status] for status in statuses)
+    progress.watch(lambda: run(build), planning.ProgressReader(step.folder), total, "retrying", "samples")

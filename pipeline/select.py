@@ -1,0 +1,246 @@
+"""Choosing rows, as plain functions over one piece at a time. The Beam twins are in pipeline.transforms.
+
+Every function writes whole files under the run's folder, named by the piece, and does nothing where they are there
+already: a run that was killed continues, and a runner may run any piece twice.
+
+    work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits)
+    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones sorted, then the dropped ones sorted
+    work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows
+    kept/NNNNNN.parquet       the kept rows: uid and the columns that decided
+    dropped/NNNNNN.parquet    uid and step of the others, on demand
+    work/select/NNNNNN.json   the counts; written last, so it marks the piece as done
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters.base import Filter, Fit
+from metadata import uids
+from metadata.errors import CurateError
+from pipeline import storage
+from pipeline.pieces import Piece, batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What every worker needs to know to choose rows.
+
+    Attributes:
+        folder: the run's folder.
+        checkpoints: numbers of steps after which each row's fate is kept, because a Fit comes next: its passes and what
+            follows start there, and a costly step runs once.
+        kept_columns: what kept/ has beside the uid.
+        partitions: into how many ranges of uids the sorted subset is cut; a power of two.
+        keep_dropped: dropped uids are written too.
+    """
+
+    folder: str
+    checkpoints: tuple[int, ...]
+    kept_columns: tuple[str, ...]
+    partitions: int
+    keep_dropped: bool = False
+
+
+def apply(filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, first: int = 0) -> None:
+    """Writes into `fate` (uint8, 0 for rows still in) which filter drops which row, counted from `first` + 1.
+
+    Each filter is given only the rows that are left, so costly ones see few.
+    """
+    alive = np.flatnonzero(fate == 0)
+    if len(alive) < batch.num_rows:
+        batch = batch.take(pa.array(alive))
+    for number, step in enumerate(filters, first + 1):
+        if not batch.num_rows:
+            return
+        keep = np.asarray(step.keep(batch))
+        if keep.dtype != np.bool_ or keep.shape != (batch.num_rows,):
+            raise TypeError(f"{step.name}.keep gave {keep.dtype}{keep.shape} for {batch.num_rows} rows")
+        if not keep.all():
+            fate[alive[~keep]] = number
+            alive = alive[keep]
+            batch = batch.filter(pa.array(keep))
+
+
+def walk(piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The piece's batches with `columns`, and each row's fate after `filters`. Starts from the last checkpoint there is."""
+    start, known = _checkpoint(piece, len(filters), choice)
+    ahead = filters[start:]
+    needed = list(dict.fromkeys([*columns, *(c for step in ahead for c in step.columns)]))
+    offset = 0
+    for batch in batches(piece, needed or ["uid"]):
+        fate = np.zeros(batch.num_rows, np.uint8) if known is None else known[offset : offset + batch.num_rows].copy()
+        apply(ahead, batch, fate, start)
+        offset += batch.num_rows
+        yield batch, fate
+    if offset != piece.rows:
+        raise CurateError(f"{piece.path}: {offset} rows came, but its footer says {piece.rows}. Fetch the file again.")
+
+
+def _fate_path(piece: Piece, steps: int, choice: Choice) -> str:
+    return storage.join(choice.folder, "work", f"fate-{steps}", f"{piece.name}.npy")
+
+
+def _checkpoint(piece: Piece, steps: int, choice: Choice) -> tuple[int, np.ndarray | None]:
+    for done in sorted(choice.checkpoints, reverse=True):
+        if 0 < done <= steps and storage.exists(path := _fate_path(piece, done, choice)):
+            return done, np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+    return 0, None
+
+
+def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
+    """The fit's state after the piece's rows that pass `filters`."""
+    state, fates = fit.empty(), []
+    for batch, fate in walk(piece, filters, fit.columns, choice):
+        fates.append(fate)
+        alive = fate == 0
+        state = fit.add(state, batch if alive.all() else batch.filter(pa.array(alive)))
+    if filters and not storage.exists(path := _fate_path(piece, len(filters), choice)):
+        _save(path, np.concatenate(fates))
+    return state
+
+
+def _save(path: str, array: np.ndarray) -> None:
+    with storage.atomic(path) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def marker(piece: Piece, folder: str) -> str:
+    """The path of the file that says that the piece is done."""
+    return storage.join(folder, "work", "select", f"{piece.name}.json")
+
+
+def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> None:
+    """Writes the piece's kept rows, uids and counts."""
+    if storage.exists(marker(piece, choice.folder)):
+        return
+    fates, words, positions = [], [], []
+    with storage.atomic(kept := storage.join(choice.folder, "kept", f"{piece.name}.parquet")) as file:
+        writer: pq.ParquetWriter | None = None
+        offset = 0
+        for batch, fate in walk(piece, filters, ["uid", *choice.kept_columns], choice):
+            alive = fate == 0
+            chosen = batch.select(["uid", *choice.kept_columns]).filter(pa.array(alive))
+            # A uid never repeats, so a dictionary of uids is only work.
+            writer = writer or pq.ParquetWriter(file, chosen.schema, use_dictionary=list(choice.kept_columns))
+            writer.write_batch(chosen)
+            fates.append(fate)
+            words.append(uids.parse(batch.column("uid"), f"{piece.path}: rows from {offset}"))
+            positions.append(np.flatnonzero(alive) + offset)
+            offset += batch.num_rows
+        assert writer is not None  # a piece has rows
+        writer.close()
+    fate, word = np.concatenate(fates), np.concatenate(words)
+    _save(storage.join(choice.folder, "work", "rows", f"{piece.name}.npy"), np.concatenate(positions))
+    bounds = _write_uids(piece, word, fate == 0, choice)
+    if choice.keep_dropped:
+        _write_dropped(piece, word, fate, filters, choice)
+    dropped = np.bincount(fate, minlength=len(filters) + 1)
+    storage.write_json(marker(piece, choice.folder), {
+        "rows": piece.rows, "kept": int(dropped[0]), "dropped": dropped[1:].tolist(), "bounds": bounds,
+        "sha256": storage.sha256(kept),
+    })
+
+
+def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choice) -> list[list[int]]:
+    """Writes kept and dropped uids, each sorted; where each partition begins in the file, for both."""
+    bits = choice.partitions.bit_length() - 1
+    edges = np.arange(1, choice.partitions, dtype=np.uint64) << np.uint64(64 - bits) if bits else np.empty(0, np.uint64)
+    bounds, offset = [], 0
+    with storage.atomic(uids_path(piece, choice.folder)) as file:
+        for part in (sort_uids(word[alive]), sort_uids(word[~alive])):
+            file.write(part.tobytes())
+            cuts = [0, *np.searchsorted(part["f0"], edges).tolist(), len(part)]
+            bounds.append([offset + cut for cut in cuts])
+            offset += len(part)
+    return bounds
+
+
+def uids_path(piece: Piece, folder: str) -> str:
+    """Where the piece's sorted uids are."""
+    return storage.join(folder, "work", "uids", f"{piece.name}.bin")
+
+
+def _write_dropped(piece: Piece, word: np.ndarray, fate: np.ndarray, filters: Sequence[Filter], choice: Choice) -> None:
+    gone = np.flatnonzero(fate)
+    steps = pa.DictionaryArray.from_arrays(pa.array(fate[gone] - 1, pa.int8()), pa.array([f.name for f in filters], pa.string()))
+    table = pa.table({"uid": pa.array(uids.text_of(word[gone])), "step": steps})
+    storage.write_parquet(storage.join(choice.folder, "dropped", f"{piece.name}.parquet"), table, use_dictionary=["step"])
+
+
+def sort_uids(word: np.ndarray) -> np.ndarray:
+    """UID_DTYPE sorted by value, as numpy sorts the structured type, but by its first word, which is 20 times faster."""
+    order = np.argsort(word["f0"], kind="stable")
+    result = word[order]
+    if (result["f0"][1:] == result["f0"][:-1]).any():
+        result = word[np.lexsort((word["f1"], word["f0"]))]
+    return result
+
+
+def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
+    """Writes work/subset/NNNNNN.bin, the kept uids of one range in order, after checking that no uid of the pool repeats.
+
+    Raises:
+        CurateError: a uid occurs twice in the pool; it and its files are named.
+    """
+    path = subset_path(partition, choice.folder)
+    if storage.exists(path):
+        return
+    kept, dropped = ([], [])
+    for piece in pieces:
+        bounds = storage.read_json(marker(piece, choice.folder))["bounds"]
+        for part, cuts in zip((kept, dropped), bounds, strict=True):
+            part.append(_read_uids(uids_path(piece, choice.folder), cuts[partition], cuts[partition + 1]))
+    subset = sort_uids(np.concatenate(kept))
+    both = sort_uids(np.concatenate([subset, *dropped]))
+    twice = both[1:][both[1:] == both[:-1]]
+    if len(twice):
+        owners = [p.path for p, k, d in zip(pieces, kept, dropped, strict=True) for u in (k, d) for _ in range(int((u == twice[0]).sum()))]
+        raise CurateError(f"{' and '.join(dict.fromkeys(owners))}: uid {uids.text_of(twice[:1])[0]} occurs {len(owners)} times, but a uid names one row "
+                          f"of a pool ({len(twice)} such in this part). Remove the duplicates, or read the pool with --columns uid= "
+                          f"if its uids are not unique.")
+    storage.write(path, subset.tobytes())
+
+
+def subset_path(partition: int, folder: str) -> str:
+    """Where the sorted kept uids of one range are."""
+    return storage.join(folder, "work", "subset", f"{partition:06d}.bin")
+
+
+def _read_uids(path: str, start: int, end: int) -> np.ndarray:
+    size = uids.UID_DTYPE.itemsize
+    if storage.is_local(path):
+        return np.fromfile(path, uids.UID_DTYPE, count=end - start, offset=start * size)
+    fs, name = storage.filesystem(path)
+    return np.frombuffer(fs.cat_file(name, start=start * size, end=end * size), uids.UID_DTYPE) if end > start else np.empty(0, uids.UID_DTYPE)
+
+
+def write_subset(choice: Choice, rows: int) -> str:
+    """Joins the partitions into subset.npy, DataComp's format: UID_DTYPE, shape (rows,), sorted.
+
+    Returns:
+        Its sha256.
+    """
+    path = storage.join(choice.folder, "subset.npy")
+    with storage.atomic(path) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype("u8,u8")), "fortran_order": False, "shape": (rows,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        written = sum(file.write(storage.read(subset_path(p, choice.folder))) for p in range(choice.partitions))
+    if written != rows * uids.UID_DTYPE.itemsize:
+        raise CurateError(f"{path}: {written // 16} uids were written, but {rows} rows were kept. This is a defect: please report it.")
+    return storage.sha256(path)
+
+
+def fitted_path(folder: str) -> str:
+    """Where the recipe's steps are recorded with their numbers filled in."""
+    return storage.join(folder, "work", "fitted.json")
+
+
+def write_fitted(filters: Sequence[Filter], folder: str) -> None:
+    """Records the filters as they were applied, for the manifest."""
+    storage.write_json(fitted_path(folder), [{step.name: step.describe()} for step in filters])

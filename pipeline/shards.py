@@ -1,0 +1,291 @@
+"""From a plan of kept rows to one deterministic webdataset tar with its ledger.
+
+    NNNNNNNN.tar      the samples that became ok, in planned order, each as jpg, txt, json
+    NNNNNNNN.parquet  the ledger: one row per planned uid, in planned order, and what became of it
+
+Neither holds a time, so the same bytes fetched make the same files, in whatever order they came. The ledger is written
+last and gives the tar's size and sha256: a shard is whole when its ledger is there and its tar is the one it describes.
+"""
+
+import collections
+import contextlib
+import hashlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metadata.errors import CurateError
+from pipeline import storage, tars
+from pipeline.fetch import Fetched, FetchPolicy, fetch_all
+from pipeline.images import ImageOptions, ImageProcessor
+from pipeline.samples import Row, rows, sample_blocks, sample_key
+from pipeline.statuses import OK
+
+#: What a plan has of a pool's columns: uid, url and text always, the others where the pool has them.
+SHARD_COLUMNS = ("uid", "url", "text", "original_width", "original_height", "face_bboxes", "sha256")
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("key", pa.string()),  # of the sample, if it is in the tar
+        ("status", pa.string()),  # see pipeline/statuses.py
+        ("attempts", pa.int32()),  # tries in which a server was contacted, of all runs together
+        ("bytes", pa.int64()),  # of the body that arrived last, 0 if none did
+        ("sha256", pa.string()),  # of that body, null if none arrived
+        ("width", pa.int32()),  # pixels of the image in the tar, null if none is
+        ("height", pa.int32()),
+    ]
+)
+
+Statuses = collections.Counter[str]
+Progress = Callable[[Statuses], None]
+
+
+class Outcome(NamedTuple):
+    """What became of a row: its part of the ledger, and where its sample is in the scratch file, if it is there."""
+
+    status: str
+    attempts: int
+    bytes: int = 0
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    offset: int = 0
+    length: int = 0
+
+
+_LEDGER_FIELDS = Outcome._fields[:6]
+
+
+def tar_name(shard: int) -> str:
+    """The name of a shard's tar."""
+    return f"{shard:08d}.tar"
+
+
+def ledger_name(shard: int) -> str:
+    """The name of a shard's ledger."""
+    return f"{shard:08d}.parquet"
+
+
+def write_shard(
+    shard: int,
+    plan: pa.Table,
+    folder: str,
+    fetch: FetchPolicy,
+    images: ImageOptions,
+    samples_per_shard: int,
+    on_progress: Progress | None = None,
+) -> Statuses:
+    """Fetches a plan's images and writes the shard's tar and ledger over what was there; gives the statuses.
+
+    Finished samples wait in a file without a name until the last URL is done, so memory doesn't grow with the shard. A
+    shard without a single ok sample has a tar too, an end mark alone, in which readers find no samples: shard numbers
+    have no gaps.
+
+    Args:
+        plan: SHARD_COLUMNS, at most `samples_per_shard` rows.
+        folder: where the two files go, local or remote.
+        on_progress: called after every sample, with the statuses so far.
+
+    Returns:
+        How many rows ended as each status, plan.num_rows in all.
+
+    Raises:
+        Exception: whatever goes wrong, but for what is wrong with one row's image; then the shard isn't whole.
+    """
+    planned = rows(plan)
+    if len(planned) > samples_per_shard:
+        raise ValueError(f"shard {shard}: {len(planned)} rows, but there are keys for {samples_per_shard}.")
+    keys = [sample_key(shard, index, samples_per_shard) for index in range(len(planned))]
+    with _scratch(folder) as scratch:
+        outcomes = _fetch(keys, planned, fetch, images, scratch, on_progress)
+        # An old ledger must not be found beside a new tar.
+        storage.remove(storage.join(folder, ledger_name(shard)))
+        path = storage.join(folder, tar_name(shard))
+        tar = _write_tar(path, (_sample(scratch, outcome) for outcome in outcomes if outcome.length))
+    return _write_ledger(folder, shard, keys, planned, outcomes, tar)
+
+
+def retry_shard(
+    shard: int,
+    plan: pa.Table,
+    folder: str,
+    fetch: FetchPolicy,
+    images: ImageOptions,
+    samples_per_shard: int,
+    statuses: frozenset[str],
+    on_progress: Progress | None = None,
+) -> tuple[Statuses, Statuses]:
+    """Fetches again only the rows that ended as one of `statuses`; gives the statuses before and after.
+
+    The tar is written anew only if a sample became ok, and is then the one that a luckier first run would have written.
+    A row's attempts add up; the rest of its line in the ledger is of the last time. `ok` among `statuses` means nothing.
+
+    A run that dies between the tar and the ledger leaves a larger tar than the ledger says, as samples are only added.
+    Such a shard isn't whole, nor is one whose tar was damaged since: it is fetched from the start, by this function or
+    the next run.
+
+    Raises:
+        CurateError: the shard was made from another plan.
+    """
+    ledger = _found_ledger(folder, shard)
+    old = [] if ledger is None else [Outcome(*row.values()) for row in ledger.select(_LEDGER_FIELDS).to_pylist()]
+    before = collections.Counter(outcome.status for outcome in old)
+    again = [index for index, outcome in enumerate(old) if outcome.status in statuses - {OK}]
+    if ledger is None or not shard_is_whole(folder, shard, deep=bool(again)):
+        return before, write_shard(shard, plan, folder, fetch, images, samples_per_shard, on_progress)
+    planned, keys = rows(plan), ledger["key"].to_pylist()
+    if ledger["uid"].to_pylist() != [row.uid for row in planned]:
+        raise CurateError(f"{storage.join(folder, ledger_name(shard))}: its uids are not the plan's, but a retry needs the plan "
+                          f"that the shard was made from. Remove the ledger to have the shard made anew.")
+    if not again:
+        return before, before
+    with _scratch(folder) as scratch:
+        chosen = [[values[index] for index in again] for values in (keys, planned)]
+        new = dict(zip(again, _fetch(*chosen, fetch, images, scratch, on_progress), strict=True))
+        outcomes = [_later(outcome, new.get(index)) for index, outcome in enumerate(old)]
+        tar = ledger.schema.metadata
+        if any(outcome.length for outcome in outcomes):
+            path = storage.join(folder, tar_name(shard))
+            tar = _write_tar(path, _merged(path, keys, outcomes, scratch))
+    return before, _write_ledger(folder, shard, keys, planned, outcomes, tar)
+
+
+def read_ledger(folder: str, shard: int) -> pa.Table:
+    """A shard's ledger, of LEDGER_SCHEMA."""
+    return pq.read_table(pa.BufferReader(storage.read(storage.join(folder, ledger_name(shard)))))
+
+
+def tar_sha256(ledger: pa.Table) -> str:
+    """The sha256 that a ledger gives for its tar."""
+    return ledger.schema.metadata[b"tar_sha256"].decode()
+
+
+def shard_is_whole(folder: str, shard: int, deep: bool = False) -> bool:
+    """Whether the ledger is there, and the tar with the size that it gives; `deep` compares the tar's sha256 too."""
+    path = storage.join(folder, tar_name(shard))
+    ledger = _found_ledger(folder, shard)
+    if ledger is None or not storage.exists(path):
+        return False
+    fs, name = storage.filesystem(path)
+    whole = ledger.schema.metadata[b"tar_bytes"] == b"%d" % fs.size(name)
+    return whole and (not deep or tar_sha256(ledger) == storage.sha256(path))
+
+
+def write_sizes(folder: str, sizes: Mapping[str, int]) -> None:
+    """Writes sizes.json, the number of samples by tar name, from which open_clip's trainer has a data set's size.
+
+    Shards without samples are in it, with 0.
+    """
+    storage.write_json(storage.join(folder, "sizes.json"), dict(sorted(sizes.items())))
+
+
+def _found_ledger(folder: str, shard: int) -> pa.Table | None:
+    """The ledger, or None where there is none that `_write_ledger` wrote."""
+    try:
+        ledger = read_ledger(folder, shard)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
+    return ledger if b"tar_bytes" in (ledger.schema.metadata or {}) else None
+
+
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[BinaryIO]:
+    """A file without a name, gone with the process whatever happens, where there must be room for a shard anyway."""
+    if storage.is_local(folder):
+        os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder if storage.is_local(folder) else None) as file:
+        yield file
+
+
+def _fetch(
+    keys: Sequence[str],
+    planned: Sequence[Row],
+    policy: FetchPolicy,
+    images: ImageOptions,
+    scratch: BinaryIO,
+    on_progress: Progress | None,
+) -> list[Outcome]:
+    """Fetches rows, and appends the samples to `scratch` as they come; gives the outcomes in the order of the rows."""
+    process = ImageProcessor(images)
+    outcomes: dict[int, Outcome] = {}
+    counts: Statuses = collections.Counter()
+    with contextlib.closing(fetch_all([row.url for row in planned], policy)) as results:
+        for index, fetched in results:
+            if index in outcomes:
+                raise RuntimeError(f"the fetcher gave row {index} twice.")
+            outcomes[index] = _add(scratch, keys[index], planned[index], fetched, process)
+            counts[outcomes[index].status] += 1
+            if on_progress:
+                on_progress(counts)
+    if len(outcomes) < len(planned):
+        raise RuntimeError(f"the fetcher gave {len(outcomes)} of {len(planned)} rows.")
+    return [outcomes[index] for index in range(len(planned))]
+
+
+def _add(scratch: BinaryIO, key: str, row: Row, fetched: Fetched, process: ImageProcessor) -> Outcome:
+    """Appends the row's sample to `scratch`, if it became one."""
+    if fetched.status != OK:
+        return Outcome(fetched.status, fetched.attempts)
+    boxes = None if row.boxes is None else row.boxes.as_py()
+    picture = process(fetched.body, row.sha256, boxes)
+    ledger = (picture.status, fetched.attempts, len(fetched.body), picture.sha256, picture.width, picture.height)
+    if picture.status != OK:
+        return Outcome(*ledger)
+    return Outcome(*ledger, scratch.tell(), scratch.write(sample_blocks(key, row, boxes, picture)))
+
+
+def _later(old: Outcome, new: Outcome | None) -> Outcome:
+    """A row's outcome after it was fetched again, or not."""
+    return old if new is None else new._replace(attempts=old.attempts + new.attempts)
+
+
+def _sample(scratch: BinaryIO, outcome: Outcome) -> bytes:
+    scratch.seek(outcome.offset)
+    return scratch.read(outcome.length)
+
+
+def _merged(path: str, keys: Sequence[str], outcomes: Sequence[Outcome], scratch: BinaryIO) -> Iterator[bytes]:
+    """The samples of the tar at `path` and those in `scratch`, in planned order."""
+    with tars.opened(path) as tar:
+        there = {sample.key: sample for sample in tars.samples(tar)}
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if outcome.length:
+                yield _sample(scratch, outcome)
+            elif outcome.status == OK:
+                yield tar.read(there[key].offset, there[key].length)
+
+
+def _write_tar(path: str, samples: Iterable[bytes]) -> dict[bytes, bytes]:
+    """Writes the tar; gives what its ledger says of it."""
+    digest, size = hashlib.sha256(), 0
+    with storage.atomic(path) as file:
+        for data in itertools.chain(samples, [tars.END]):
+            digest.update(data)
+            file.write(data)
+            size += len(data)
+    return {b"tar_sha256": digest.hexdigest().encode(), b"tar_bytes": b"%d" % size}
+
+
+def _write_ledger(
+    folder: str,
+    shard: int,
+    keys: Sequence[str],
+    planned: Sequence[Row],
+    outcomes: Sequence[Outcome],
+    tar: Mapping[bytes, bytes],
+) -> Statuses:
+    """Writes the ledger, which makes the shard whole; gives its statuses."""
+    lines = [
+        {"uid": row.uid, "url": row.url, "key": key, **outcome._asdict()}
+        for key, row, outcome in zip(keys, planned, outcomes, strict=True)
+    ]
+    table = pa.Table.from_pylist(lines, LEDGER_SCHEMA.with_metadata(tar))
+    storage.write_parquet(storage.join(folder, ledger_name(shard)), table, compression="zstd")
+    return collections.Counter(outcome.status for outcome in outcomes)

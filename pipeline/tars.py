@@ -1,0 +1,260 @@
+"""Tar files, written the same way every time and read without trust.
+
+What is written is plain ustar: no times, no owners, one 512-byte header a member. What is read may be any of ustar, PAX
+and GNU tar, and is held to be broken until it was read to its end mark: every header's checksum is looked at, and
+nothing is extracted under a name that a tar gives.
+"""
+
+import contextlib
+import dataclasses
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from metadata.errors import CurateError, printable
+
+BLOCK = 512
+
+#: The mark that ends a tar.
+END = bytes(2 * BLOCK)
+
+_MAX_OCTAL = 8**11 - 1
+_AFTER_NAME = b"0000644\x00" + b"0000000\x00" * 2
+_AFTER_SIZE = b"00000000000\x00"
+_AFTER_CHECKSUM = b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+
+
+def member_header(name: str, size: int) -> bytes:
+    """The ustar header of a regular file: always the same 512 bytes for the same name and size.
+
+    Mode 0644, time, owner and group 0, no owner's or group's name.
+
+    Args:
+        name: at most 100 bytes of UTF-8, no NUL.
+        size: of the member's bytes, under 8 GiB.
+
+    Raises:
+        ValueError: the name or the size doesn't fit into a ustar header.
+    """
+    raw = name.encode()
+    if not 0 < len(raw) <= 100 or 0 in raw:
+        raise ValueError(f"a tar member's name: {name!r}, but 1 to 100 bytes of UTF-8 without NUL are needed.")
+    if not 0 <= size <= _MAX_OCTAL:
+        raise ValueError(f"{name}: {size} bytes, but a tar member can have 0 to {_MAX_OCTAL}.")
+    before = raw.ljust(100, b"\x00") + _AFTER_NAME + b"%011o\x00" % size + _AFTER_SIZE
+    return before + b"%06o\x00 " % _checksum(before, _AFTER_CHECKSUM) + _AFTER_CHECKSUM
+
+
+def padding(size: int) -> bytes:
+    """The zeros that follow `size` bytes of a member up to the next block."""
+    return bytes(-size % BLOCK)
+
+
+def _checksum(before: bytes, after: bytes) -> int:
+    """The header's checksum modulo 65521: the sum of its bytes, the checksum's own eight counted as spaces.
+
+    The low half of an Adler-32 that starts from s is s plus the sum of the bytes: a sum at the speed of C.
+    """
+    return zlib.adler32(after, zlib.adler32(before, 8 * ord(" ")) & 0xFFFF) & 0xFFFF
+
+
+class Member(NamedTuple):
+    """Where a member is: `header` is the offset of its first header, `data` and `size` are its bytes'."""
+
+    header: int
+    data: int
+    size: int
+
+
+class Sample(NamedTuple):
+    """Adjacent members of one key, by extension, and the range of the tar that they take up, headers included."""
+
+    key: str
+    members: dict[str, Member]
+    offset: int
+    length: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """A file to read from: `read(offset, length)` gives any of its bytes, fewer than `length` only at its end.
+
+    Headers are looked for `window` bytes at a time.
+    """
+
+    name: str
+    size: int
+    read: Callable[[int, int], bytes]
+    window: int
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Source]:
+    """The file as a Source, while the block lasts. `path` is a local path or an address that fsspec knows."""
+    if "://" not in path:
+        with open(path, "rb", buffering=0) as file:
+            handle = file.fileno()
+            yield Source(path, os.fstat(handle).st_size, lambda at, length: os.pread(handle, length, at), 8 << 10)
+        return
+    from pipeline.storage import filesystem  # here, because the local path does without fsspec
+
+    fs, name = filesystem(path)
+    # The captions lie behind the header that is read ahead, so recent blocks are kept.
+    with fs.open(name, "rb", block_size=2 << 20, cache_type="blockcache") as file:
+
+        def read(at: int, length: int) -> bytes:
+            file.seek(at)
+            return file.read(length)
+
+        yield Source(path, fs.size(name), read, 1 << 20)
+
+
+def samples(tar: Source) -> Iterator[Sample]:
+    """The samples of a tar, in its order.
+
+    As webdataset has it, a name's key is all before the first dot of its last part, folders included, and its extension
+    all after, in lower case; neighbours of one key are a sample. Files without a key or an extension belong to none, and
+    directories are passed over.
+
+    Raises:
+        CurateError: the tar is not one, is cut off (a tar has an end mark), is damaged anywhere, goes on after its end
+            mark, holds anything but files and directories, or one name twice in a sample.
+    """
+    key, members, offset, end = None, {}, 0, 0
+    for name, member in _files(tar):
+        part = name.rfind("/") + 1
+        dot = name.find(".", part)
+        if dot <= part:
+            continue
+        if name[:dot] != key:
+            if members:
+                yield Sample(key, members, offset, end - offset)
+            key, members, offset = name[:dot], {}, member.header
+        extension = name[dot + 1 :].lower()
+        if extension in members:
+            raise _broken(tar, member.header, f"{printable(name)!r} for the second time in one sample")
+        members[extension] = member
+        end = member.data + member.size + -member.size % BLOCK
+    if members:
+        yield Sample(key, members, offset, end - offset)
+
+
+_ZEROS = bytes(BLOCK)
+_FILE, _DIRECTORY, _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
+_MAX_EXTENDED_BYTES = 1 << 20
+_TIMES = re.compile(rb"(\d+ [acm]time=[\d.]+\n)+\Z")  # all that most PAX headers hold
+
+
+def _files(tar: Source) -> Iterator[tuple[str, Member]]:
+    """Every regular file of a tar with its name, in order."""
+    at = first = start = 0  # of this header, of the member's first header, of the window
+    window = b""
+    given: dict[str, str] = {}  # what extended headers say of the next member
+    timed: dict[bytes, int] = {}  # PAX headers seen that held nothing but times, and their sizes
+    while True:
+        offset = at - start
+        if offset + 3 * BLOCK > len(window):
+            window, start, offset = tar.read(at, tar.window), at, 0
+        block = window[offset : offset + BLOCK]
+        if block in timed and _TIMES.fullmatch(window, offset + BLOCK, offset + BLOCK + timed[block]):
+            at += 2 * BLOCK
+            block = window[offset + 2 * BLOCK : offset + 3 * BLOCK]
+        elif block == _ZEROS and at == first:
+            return _check_end(tar, at)
+        try:
+            name, size, kind = _parse(block)
+            if given or kind not in _FILE:
+                size = 0 if kind in _DIRECTORY else int(given.get("size", size))  # some give folders a size; none has data
+            data = at + BLOCK
+            end = data + size + -size % BLOCK
+            if end > tar.size:
+                raise ValueError(f"the tar is cut off: a member goes on to byte {end}, the tar to byte {tar.size}")
+            path = given.get("path") or name.decode()
+            if kind not in _FILE + _DIRECTORY:
+                records = _extended(kind, tar, data, size)
+                if kind == _PAX and size <= BLOCK and not records and len(timed) < 100:
+                    timed[block] = size
+                given |= records
+                at = end
+                continue
+        except ValueError as error:
+            raise _broken(tar, at, str(error)) from None
+        if kind in _FILE:
+            yield path, Member(first, data, size)
+        at = first = end
+        given = {}
+
+
+def _parse(block: bytes) -> tuple[bytes, int, bytes]:
+    """The name, size and kind in a header."""
+    if len(block) < BLOCK:
+        raise ValueError("the tar is cut off: no end mark")
+    after = block[156:]
+    if _number(block[148:156]) % 65521 != _checksum(block[:148], after):
+        raise ValueError("no tar header, or a damaged one")
+    name = block[:100].partition(b"\x00")[0]
+    if after[189] and after.startswith(b"ustar\x00", 101):
+        name = after[189:344].partition(b"\x00")[0] + b"/" + name
+    return name, _number(block[124:136]), after[:1]
+
+
+def _number(field: bytes) -> int:
+    """A header's number: octal digits, or base 256 where the first bit is set."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.partition(b"\x00")[0].strip(b" ")
+    if digits.strip(b"01234567"):
+        raise ValueError("no tar header, or a damaged one")
+    return int(digits or b"0", 8)
+
+
+def _extended(kind: bytes, tar: Source, data: int, size: int) -> dict[str, str]:
+    """What an extended header says of the next member: its path, its size."""
+    if kind not in _GNU_NAME + _GNU_LINK + _PAX + _PAX_GLOBAL:
+        raise ValueError(f"a member of kind {printable(kind.decode('latin-1'))!r}: a link, a device or a sparse file")
+    if size > _MAX_EXTENDED_BYTES:
+        raise ValueError(f"an extended header of {size} bytes")
+    body = tar.read(data, size)
+    if kind == _GNU_NAME:
+        return {"path": body.rstrip(b"\x00").decode()}
+    records = {} if kind == _GNU_LINK else _pax_records(body)
+    if kind == _PAX_GLOBAL and records:
+        raise ValueError("a global header with one path or size for all members")
+    return records
+
+
+def _pax_records(body: bytes) -> dict[str, str]:
+    """The path and size in a PAX header's records, each of which is its length, a space, name=value and a newline."""
+    if _TIMES.match(body):
+        return {}
+    records = {}
+    at = 0
+    while at < len(body):
+        space = body.find(b" ", at, at + 20)
+        end = at + int(body[at:space]) if body[at:space].isdigit() else 0
+        name, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if not equals or body[end - 1 : end] != b"\n":
+            raise ValueError("a damaged PAX header")
+        if name.startswith(b"GNU.sparse") or name == b"size" and not value.isdigit():
+            raise ValueError(f"a PAX header with {printable(name.decode())} = {printable(value.decode())}")
+        if name in (b"path", b"size"):
+            records[name.decode()] = value.decode()
+        at = end
+    return records
+
+
+def _check_end(tar: Source, at: int) -> None:
+    """Raises unless `at` begins an end mark with nothing behind it but zeros."""
+    if tar.size - at < len(END):
+        raise _broken(tar, at, "the tar is cut off in its end mark")
+    while block := tar.read(at, 1 << 20):
+        if rest := block.lstrip(b"\x00"):
+            raise _broken(tar, at + len(block) - len(rest), "more data behind the end mark")
+        at += len(block)
+
+
+def _broken(tar: Source, at: int, what: str) -> CurateError:
+    return CurateError(f"{tar.name}, byte {at}: {what}, but only whole and sound tars are read. "
+                       f"Get the file again, or take it out of the folder.")
