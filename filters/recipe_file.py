@@ -9,9 +9,9 @@
       - clip_score: {model: l14, fraction: 0.3}
     shards: {samples: 10000}
 
-Rows must pass every step, and a step sees only the rows that passed those before it: a fraction is of these. `shards`
-may be left out; so may `about`. A step with one parameter, or with defaults for the others, may be written with the
-value of its first alone, and one with only defaults by its name alone.
+Rows must pass every step, and a step sees only the rows that passed those before it: a fraction is of these. `about`
+and `shards` may be left out; `steps: []` keeps every row. A step whose other parameters have defaults may be written
+with the value of its first alone, and one with only defaults by its name alone.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 problem = f"the key {key.value!r} comes twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -67,7 +67,7 @@ def read(path: str) -> Recipe:
         content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise CurateError(f"{path}: can't be read ({error.strerror}), but it is the recipe. Check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates such as 2020-99-99
         raise CurateError(f"{path}: {_problem(error)}, but a recipe is YAML. Mend it.") from error
     content = _typed(content, dict, "the file", path)
     for key in content:
@@ -113,7 +113,7 @@ def _step(item: Any, where: str) -> Step:
     ((name, given),) = item.items()
     if name not in STEPS:
         raise unknown("step", str(name), STEPS, where=where)
-    where = f"{where} ({name})"
+    step, where = where, f"{where} ({name})"
     made = STEPS[name]
     if not isinstance(given, dict):
         given = {dataclasses.fields(made)[0].name: given}  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def _step(item: Any, where: str) -> Step:
     try:
         return made(**parameters)
     except CurateError as error:
-        raise CurateError(f"{where}: {error}") from error
+        raise CurateError(f"{step}: {error}") from error  # the step has said its name
 
 
 def _parameters(made: type[Step], given: dict, where: str) -> dict[str, Any]:
@@ -149,5 +149,5 @@ def _typed(value: Any, kind: Any, name: str, where: str) -> Any:
         return float(value)
     if isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float)):
         return value
-    advice = "Put it in quotes: YAML reads no, yes, on and off as true or false." if kind is str else "Mend it."
+    advice = "Mend it." if kind in _KINDS else "Put it in quotes: YAML reads no, yes and digits otherwise."
     raise CurateError(f"{where}: {name} is {value!r}, but it is {_KINDS.get(kind, 'text')}. {advice}")

@@ -10,7 +10,7 @@ from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.language import Cld3, Language
 from filters.sizes import AspectRatio, ImageSize
-from metadata.errors import CurateError, unknown
+from metadata.errors import unknown
 
 
 class Published(NamedTuple):
@@ -76,6 +76,7 @@ RECIPES = {
 
 #: The best of these at every scale that was published.
 DEFAULT = "clip_score_l14_30_percent"
+
 
 def open_recipe(name_or_path: str) -> Recipe:
     """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.

@@ -54,7 +54,7 @@ class Where(Filter):
             try:
                 answer = cursor.execute(f"SELECT ({self.sql}\n) AS keep FROM {_TABLE}")
                 kind = str(answer.description[0][1])
-                if kind != "BOOLEAN":
+                if kind.lower() not in ("boolean", "bool"):
                     raise _error(self.sql, f"gives {kind}", "true or false for each row", "Compare it with something.")
                 keep = answer.fetchnumpy()["keep"]
             except duckdb.Error as error:

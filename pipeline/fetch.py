@@ -66,6 +66,11 @@ class FetchPolicy:
     user_agent: str = "Mozilla/5.0 (compatible; clip-curate; +https://pypi.org/project/clip-curate/)"
     user_agent_token: str = "clip-curate"
 
+    def __post_init__(self) -> None:
+        for name in ("concurrency", "per_host", "max_bytes", "timeout_s", "attempts"):
+            if getattr(self, name) <= 0:
+                raise CurateError(f"fetching: {name} is {getattr(self, name)}, but it must be more than 0. Raise it.")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fetched:
@@ -291,7 +296,7 @@ class _Fetcher:
             return _Outcome("timeout", retry=True)
         except aiohttp.ClientSSLError:
             return _Outcome("tls_failed")
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: no answer may end a whole run
             if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
                 raise CurateError(
                     f"fetching: {self.policy.concurrency} requests at once were asked for, but this process may not "
@@ -337,6 +342,8 @@ def opted_out(values: Iterable[str], user_agent_token: str) -> bool:
     """Whether X-Robots-Tag headers forbid the use: noai, noimageai, noindex or noimageindex, in any case.
 
     A directive behind `token:` counts only if the token is ours; the token holds until the next one of the same header.
+
+    Asked of the answer that has the image, not of redirects to it.
 
     Source: img2dataset's default. Differs: it takes what stands before a header's first colon for a token, so that it
     misses the noindex in "noindex, unavailable_after: 1 Jan 2030".

@@ -12,7 +12,7 @@ from pipeline.images import Picture, face_boxes
 
 
 class Row(NamedTuple):
-    """A planned sample. Text that isn't UTF-8 has U+FFFD where it isn't: Arrow doesn't look whether a file's strings are."""
+    """A planned sample. Where a string isn't UTF-8 (Arrow doesn't look whether a file's are), it has U+FFFD."""
 
     uid: str | None
     url: str | None
@@ -63,8 +63,8 @@ def sample_blocks(key: str, row: Row, boxes: list | None, picture: Picture) -> b
 def _json(key: str, row: Row, boxes: list | None, picture: Picture) -> bytes:
     """What img2dataset writes with DataComp's settings, under its names and in its order, but without EXIF data.
 
-    ASCII, with the rest escaped, so that no reader has to guess. Malformed boxes (there are some only where faces are not
-    blurred) are null: JSON has no NaN.
+    ASCII, with the rest escaped, so that no reader has to guess. Malformed boxes, which get here only where faces are
+    not blurred, are null: JSON has no NaN.
     """
     try:
         face_boxes(boxes)

@@ -125,7 +125,7 @@ def retry_shard(
     """Fetches again only the rows that ended as one of `statuses`; gives the statuses before and after.
 
     The tar is written anew only if a sample became ok, and is then the one that a luckier first run would have written.
-    A row's attempts add up; the rest of its line in the ledger is of the last time. `ok` among `statuses` means nothing.
+    A row's attempts add up; the rest of its line in the ledger is of the last time. `ok` in `statuses` means nothing.
 
     A run that dies between the tar and the ledger leaves a larger tar than the ledger says, as samples are only added.
     Such a shard isn't whole, nor is one whose tar was damaged since: it is fetched from the start, by this function or
@@ -142,8 +142,9 @@ def retry_shard(
         return before, write_shard(shard, plan, folder, fetch, images, samples_per_shard, on_progress)
     planned, keys = rows(plan), ledger["key"].to_pylist()
     if ledger["uid"].to_pylist() != [row.uid for row in planned]:
-        raise CurateError(f"{storage.join(folder, ledger_name(shard))}: its uids are not the plan's, but a retry needs the plan "
-                          f"that the shard was made from. Remove the ledger to have the shard made anew.")
+        where = storage.join(folder, ledger_name(shard))
+        raise CurateError(f"{where}: its uids are not the plan's, but a retry needs the plan that the shard was made "
+                          f"from. Remove the ledger to have the shard made anew.")
     if not again:
         return before, before
     with _scratch(folder) as scratch:
@@ -152,8 +153,7 @@ def retry_shard(
         outcomes = [_later(outcome, new.get(index)) for index, outcome in enumerate(old)]
         tar = ledger.schema.metadata
         if any(outcome.length for outcome in outcomes):
-            path = storage.join(folder, tar_name(shard))
-            tar = _write_tar(path, _merged(path, keys, outcomes, scratch))
+            tar = _merge_tar(storage.join(folder, tar_name(shard)), keys, outcomes, scratch)
     return before, _write_ledger(folder, shard, keys, planned, outcomes, tar)
 
 
@@ -251,15 +251,16 @@ def _sample(scratch: BinaryIO, outcome: Outcome) -> bytes:
     return scratch.read(outcome.length)
 
 
-def _merged(path: str, keys: Sequence[str], outcomes: Sequence[Outcome], scratch: BinaryIO) -> Iterator[bytes]:
-    """The samples of the tar at `path` and those in `scratch`, in planned order."""
+def _merge_tar(path: str, keys: Sequence[str], outcomes: Sequence[Outcome], scratch: BinaryIO) -> dict[bytes, bytes]:
+    """Writes the tar anew: what it had, and what is in `scratch`, in planned order."""
     with tars.opened(path) as tar:
-        there = {sample.key: sample for sample in tars.samples(tar)}
-        for key, outcome in zip(keys, outcomes, strict=True):
-            if outcome.length:
-                yield _sample(scratch, outcome)
-            elif outcome.status == OK:
-                yield tar.read(there[key].offset, there[key].length)
+        there = {sample.key: (sample.offset, sample.length) for sample in tars.samples(tar)}
+        samples = (
+            _sample(scratch, outcome) if outcome.length else tar.read(*there[key])
+            for key, outcome in zip(keys, outcomes, strict=True)
+            if outcome.status == OK
+        )
+        return _write_tar(path, samples)
 
 
 def _write_tar(path: str, samples: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -79,14 +79,18 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
-    """A file to read from: `read(offset, length)` gives any of its bytes, fewer than `length` only at its end.
+    """A file to read from.
 
-    Headers are looked for `window` bytes at a time.
+    Attributes:
+        read: (offset, length) to bytes, fewer than asked for only at the file's end.
+        read_into: (offset, buffer) to the number of bytes put there, fewer than fit only at the file's end.
+        window: bytes to read at a time when headers are looked for.
     """
 
     name: str
     size: int
     read: Callable[[int, int], bytes]
+    read_into: Callable[[int, memoryview], int]
     window: int
 
 
@@ -96,11 +100,17 @@ def opened(path: str) -> Iterator[Source]:
     if "://" not in path:
         with open(path, "rb", buffering=0) as file:
             handle = file.fileno()
-            yield Source(path, os.fstat(handle).st_size, lambda at, length: os.pread(handle, length, at), 8 << 10)
+            yield Source(
+                name=path,
+                size=os.fstat(handle).st_size,
+                read=lambda at, length: os.pread(handle, length, at),
+                read_into=lambda at, buffer: os.preadv(handle, [buffer], at),
+                window=8 << 10,
+            )
         return
-    from pipeline.storage import filesystem  # here, because the local path does without fsspec
+    from pipeline import storage  # here, because the local path does without fsspec
 
-    fs, name = filesystem(path)
+    fs, name = storage.filesystem(path)
     # The captions lie behind the header that is read ahead, so recent blocks are kept.
     with fs.open(name, "rb", block_size=2 << 20, cache_type="blockcache") as file:
 
@@ -108,7 +118,12 @@ def opened(path: str) -> Iterator[Source]:
             file.seek(at)
             return file.read(length)
 
-        yield Source(path, fs.size(name), read, 1 << 20)
+        def read_into(at: int, buffer: memoryview) -> int:
+            body = read(at, len(buffer))
+            buffer[: len(body)] = body
+            return len(body)
+
+        yield Source(path, fs.size(name), read, read_into, window=1 << 20)
 
 
 def samples(tar: Source) -> Iterator[Sample]:

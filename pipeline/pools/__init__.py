@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 from metadata.errors import CurateError, unknown
-from pipeline.pools import commonpool, demo
+from pipeline.pools import commonpool
 from pipeline.scales import SCALES
 
 #: (host, ip, port) triples that the fetcher answers instead of DNS: a pool that brings its own image server has some.
@@ -69,6 +69,8 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
 def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
     if size and not (size.isdecimal() and int(size) > 0):
         raise CurateError(f"--pool {name}: the number of pairs is {size!r}, but it is a whole number above 0, as in demo:4000.")
+    from pipeline.pools import demo  # it imports OpenCV, which other pools can do without
+
     folder = demo.cached(int(size) if size else demo.DEMO_PAIRS)
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The hosts of the demo world: a local HTTP server that gives the pool's images and misbehaves as a crawl's hosts do."""
+"""The hosts of the demo world: a local HTTP server that gives the pool's images, and misbehaves as a crawl's."""
 
 import asyncio
 import contextlib
@@ -14,15 +14,13 @@ from aiohttp import web
 from metadata.errors import CurateError
 from pipeline import storage
 
-#: Hosts that answer. Names under .invalid never resolve (RFC 2606), so nothing outside this machine is ever asked.
-HOSTS = tuple(
-    f"{name}.demo.invalid"
-    for name in "images photos cdn static blog shop news media gallery wiki forum art".split()
-)
+_NAMES = ("images", "photos", "cdn", "static", "blog", "shop", "news", "media", "gallery", "wiki", "forum", "art")
+#: Hosts that answer; names under .invalid never resolve (RFC 2606), so nothing outside is ever asked.
+HOSTS = tuple(f"{name}.demo.invalid" for name in _NAMES)
 REFUSED_HOST = "closed.demo.invalid"
 UNKNOWN_HOST = "gone.demo.invalid"
 
-#: What becomes of a pair's link: its share of the pairs, and the status that a shard's ledger should have for it.
+#: What becomes of a pair's link: its share of the pairs, and the status that a shard's ledger should end with for it.
 LINKS = {
     "answers": (0.78, "ok"),
     "flaky": (0.015, "ok"),  # 503 the first time it is asked for while the server runs
@@ -35,7 +33,7 @@ LINKS = {
     "cut_short": (0.005, "connection_failed"),  # the connection ends in the middle of the image
     "unknown_host": (0.02, "unknown_host"),
     "bad_url": (0.005, "bad_url"),  # a path without a host
-    "html": (0.01, "not_an_image"),  # a web page that is called image/jpeg
+    "html": (0.01, "changed"),  # a web page that is called image/jpeg; not_an_image where hashes are not checked
     "opted_out": (0.015, "opted_out"),
     "changed": (0.03, "changed"),  # another image than the one whose sha256 the pool holds
 }
@@ -55,7 +53,7 @@ class Link(NamedTuple):
 
 
 class _Images:
-    """Answers requests from the tables and image files that the pool's build left. Only a table's paths are ever served."""
+    """Answers requests from the tables and images that the build left; paths that are in no table are not found."""
 
     def __init__(self, folder: str, stack: contextlib.ExitStack) -> None:
         self._links: dict[str, tuple[Link, int]] = {}
@@ -129,19 +127,20 @@ def _running(images: _Images) -> Iterator[int]:
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="demo images", daemon=True)
     thread.start()
-    runner = web.ServerRunner(web.Server(images.answer, access_log=None), shutdown_timeout=1)
     try:
-        port = asyncio.run_coroutine_threadsafe(_listen(runner), loop).result()
-        yield port
+        runner, port = asyncio.run_coroutine_threadsafe(_listen(images), loop).result()
+        try:
+            yield port
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
     finally:
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _listen(runner: web.ServerRunner) -> int:
+async def _listen(images: _Images) -> tuple[web.ServerRunner, int]:
+    runner = web.ServerRunner(web.Server(images.answer, access_log=None), shutdown_timeout=1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-    await site.start()
-    return int(runner.addresses[0][1])
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    return runner, int(runner.addresses[0][1])

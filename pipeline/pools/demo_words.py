@@ -14,10 +14,10 @@ _PLAIN = (
     "we found {thing} {where} today", "{bare} sticker and greeting card", "cute {bare} cartoon", "picture with {thing}",
 )  # fmt: skip
 _DETAILED = (
-    "{size} {texture}{bare} {where}", "a hand drawn {texture}{bare} {where}, {extra}",
+    "{size} {texture}{bare} {where}", "hand drawn {texture}{bare} {where}, {extra}",
     "photo of {thing} {where}, {extra}", "{thing} {where}, {extra}",
     "simple drawing that shows {thing} {where}, {extra}",
-    "an illustration of {thing}, {texture}and {size}, {where}", "vector art: {thing} {where} with soft shadow, {extra}",
+    "{size} {texture}illustration of {thing} {where}", "vector art: {thing} {where} with soft shadow, {extra}",
 )  # fmt: skip
 _BRIEF = ("{noun}", "{bare}", "{bare}", "the {noun}", "{colour}")
 _TAILS = ("", "", "", "", "", " | Drawings & More", " - {number}", " (c) 2016", " #{noun}", "...")

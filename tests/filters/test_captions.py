@@ -1,0 +1,62 @@
+"""CaptionLength counts words and characters as Python's str does."""
+
+import sys
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.captions import CaptionLength
+from metadata.errors import CurateError
+
+SPACES = "".join(chr(c) for c in range(sys.maxunicode + 1) if chr(c).isspace())
+
+
+def keep(texts: list[str | None], **parameters: int) -> list[bool]:
+    batch = pa.record_batch({"text": pa.array(texts, pa.string())})
+    return CaptionLength(**parameters).keep(batch).to_pylist()
+
+
+def plain(text: str | None, min_words: int = 3, min_chars: int = 6) -> bool:
+    return text is not None and len(text.split()) >= min_words and len(text) >= min_chars
+
+
+def test_more_than_two_words_and_five_characters() -> None:
+    assert keep(["a dog runs", "a b c", "a b cd", "dogs running", "   a  b  c   ", ""]) == [
+        True, False, True, False, True, False,
+    ]  # fmt: skip
+
+
+def test_null_is_dropped() -> None:
+    assert keep([None, "a dog runs", None]) == [False, True, False]
+    assert keep([None], min_words=0, min_chars=0) == [False]
+
+
+def test_every_character_separates_words_as_in_str_split() -> None:
+    texts = [f"a{chr(c)}b" for c in range(sys.maxunicode + 1) if not 0xD800 <= c <= 0xDFFF]
+    assert keep(texts, min_words=2, min_chars=0) == [len(text.split()) == 2 for text in texts]
+
+
+def test_characters_are_code_points() -> None:
+    texts = ["e\u0301e\u0301e\u0301", "🎉🎉🎉🎉🎉", "👨‍👩‍👧‍👦x", "\u200b" * 6, "图图图图图图"]
+    assert keep(texts, min_words=1) == [len(text) >= 6 for text in texts] == [True, False, True, True, True]
+
+
+@given(
+    st.lists(st.none() | st.text(st.sampled_from("ab\u0301é图🎉\u200b\0" + SPACES), max_size=12), max_size=20),
+    st.integers(0, 5),
+    st.integers(0, 8),
+)
+def test_equals_python(texts: list[str | None], min_words: int, min_chars: int) -> None:
+    assert keep(texts, min_words=min_words, min_chars=min_chars) == [plain(t, min_words, min_chars) for t in texts]
+
+
+def test_a_slice_of_a_batch_is_read_from_its_start() -> None:
+    batch = pa.record_batch({"text": ["x", "a dog runs", None, "two words"]}).slice(1, 2)
+    assert CaptionLength().keep(batch).to_pylist() == [True, False]
+
+
+def test_negative_lengths_are_refused() -> None:
+    with pytest.raises(CurateError, match=r"^caption_length: min_words is -1, but it can't be negative\."):
+        CaptionLength(min_words=-1)

@@ -1,0 +1,105 @@
+"""Each recipe keeps the rows that DataComp's rules keep, restated here row by row."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from filters.base import Fit
+from filters.language import _bundled
+from filters.recipes import RECIPES, Recipe
+
+ROWS = 4000
+CAPTIONS = [
+    "a dog runs on the beach", "two words", "a b c", "a b cd", "", " ", "\n", "\r\n\t", "ein Hund läuft am Strand",
+    "a dog\nruns on\nthe beach", "the\x1cquick\x1dbrown", "the\x85quick\x85brown fox", "the\xa0quick\xa0brown fox",
+    "the\u200bquick\u200bbrown fox", "the\u3000quick\u3000brown fox", "e\u0301 e\u0301 e\u0301",
+    "e\u0301te\u0301 a\u0301", "犬が浜辺を走る", "一 二 三", "一 二 三 四", "🎉 🎉 🎉",
+    "👨‍👩‍👧 family photo of three", "une photo de mon chien noir", "IMG_2041.jpg", "the cat sat on the mat " * 300,
+    "The  spaces   are    many", " lead and trail ", "a\0b c\0d e",
+]  # fmt: skip
+SIDES = [0, 1, 66, 67, 100, 199, 200, 201, 300, 599, 600, 601, 603, 1000, 5000]
+
+
+def pool(nulls: bool) -> pa.Table:
+    """Rows that meet every edge; scores on a coarse grid, so that many are tied at the threshold."""
+    draw = random.Random(7)
+    extra = ([None], [None], [None, float("nan")]) if nulls else ([], [], [])
+    texts = [draw.choice(CAPTIONS + extra[0]) for _ in range(ROWS)]
+    grid = [float(np.float32(i / 100)) for i in range(20, 36)] + [0.28, -0.0, 0.0, *extra[2]]
+    scores = {
+        f"clip_{model}_similarity_score": pa.array([draw.choice(grid) for _ in range(ROWS)], pa.float32())
+        for model in ("b32", "l14")
+    }
+    sides = {
+        f"original_{side}": pa.array([draw.choice(SIDES + extra[1]) for _ in range(ROWS)], pa.int64())
+        for side in ("width", "height")
+    }
+    return pa.table({"row": range(ROWS), "text": pa.array(texts, pa.string()), **sides, **scores})
+
+
+def chosen(recipe: Recipe, table: pa.Table) -> list[int]:
+    """The rows a recipe keeps, read in batches of 700."""
+    batches = table.to_batches(max_chunksize=700)
+    for step in recipe.steps:
+        while isinstance(step, Fit):
+            state = step.empty()
+            for batch in batches:
+                state = step.add(state, batch)
+            step = step.finish(state)
+        batches = [batch.filter(step.keep(batch)) for batch in batches]
+    return [row for batch in batches for row in batch["row"].to_pylist()]
+
+
+def no_filter(row: dict) -> bool:
+    return True
+
+
+def basic_filter(row: dict) -> bool:
+    text, width, height = row["text"], row["original_width"], row["original_height"]
+    if text is None or width is None or height is None:
+        return False
+    language = basic_filter.model.predict(text.replace("\n", " "))[0][0]
+    return (
+        language == "__label__en" and len(text.split()) > 2 and len(text) > 5
+        and min(width, height) >= 200 and max(width, height) / min(width, height) <= 3.0
+    )  # fmt: skip
+
+
+def top_30_percent(model: str, table: pa.Table):
+    column = f"clip_{model}_similarity_score"
+    scores = np.array([np.nan if s is None else s for s in table[column].to_pylist()], np.float32)
+    threshold = -np.sort(-scores)[int(len(scores) * 0.3)]
+    return lambda row: row[column] is not None and np.float32(row[column]) >= threshold
+
+
+def laion2b(row: dict) -> bool:
+    if row["text"] is None or row["clip_b32_similarity_score"] is None:
+        return False
+    language = laion2b.model.FindLanguage(text=row["text"].replace("\n", " ")).language
+    return language == "en" and np.float32(row["clip_b32_similarity_score"]) >= np.float32(0.28)
+
+
+@pytest.mark.parametrize("nulls", [False, True], ids=["as_published", "with_nulls"])
+@pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+def test_keeps_the_rows_of_the_rules(name: str, nulls: bool) -> None:
+    table = pool(nulls)
+    if name == "basic_filter":
+        import fasttext
+
+        basic_filter.model = fasttext.load_model(_bundled())
+    if name == "laion2b":
+        import gcld3
+
+        laion2b.model = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=1000)
+    rule = {
+        "no_filter": no_filter,
+        "basic_filter": basic_filter,
+        "clip_score_l14_30_percent": top_30_percent("l14", table),
+        "clip_score_b32_30_percent": top_30_percent("b32", table),
+        "laion2b": laion2b,
+    }[name]
+    expected = [row["row"] for row in table.to_pylist() if rule(row)]
+    assert chosen(RECIPES[name], table) == expected
+    assert name == "no_filter" or 0 < len(expected) < ROWS

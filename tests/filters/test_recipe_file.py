@@ -1,0 +1,135 @@
+"""Recipes in YAML: every form that is documented, and a clear sentence for every mistake."""
+
+import pathlib
+
+import pytest
+
+from filters import recipe_file
+from filters.captions import CaptionLength
+from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.language import Cld3, Language
+from filters.recipes import RECIPES, Recipe, describe, open_recipe
+from filters.sizes import AspectRatio, ImageSize
+from filters.where import Where
+from metadata.errors import CurateError
+
+
+@pytest.fixture
+def written(tmp_path: pathlib.Path):
+    def write(text: str | bytes) -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return write
+
+
+def test_every_form_of_a_step(written) -> None:
+    path = written("""
+name: mine
+about: Everything at once.
+steps:
+  - image_size
+  - image_size: 300
+  - aspect_ratio: {max_ratio: 2}
+  - caption_length: {min_words: 2, min_chars: 4}
+  - where: "text not ilike '%stock photo%'"
+  - where: {sql: "original_width > 3"}
+  - language: de
+  - language: {language: fr}
+  - clip_score: {model: b32, threshold: 0.25}
+  - clip_score: {model: l14, fraction: 0.3}
+shards: {samples: 500}
+""")
+    assert open_recipe(path) == Recipe(
+        name="mine",
+        about="Everything at once.",
+        source=path,
+        steps=(
+            ImageSize(), ImageSize(300), AspectRatio(2.0), CaptionLength(2, 4), Where("text not ilike '%stock photo%'"),
+            Where("original_width > 3"), Language("de"), Language("fr"), ClipScore("b32", 0.25),
+            ClipScoreFraction("l14", 0.3),
+        ),
+        samples_per_shard=500,
+    )  # fmt: skip
+
+
+def test_the_example_of_the_documentation(written) -> None:
+    lines = recipe_file.__doc__.split("\n\n")[1]
+    recipe = open_recipe(written("\n".join(line.removeprefix("    ") for line in lines.splitlines())))
+    assert [step.name for step in recipe.steps] == ["image_size", "language", "where", "clip_score"]
+
+
+def test_the_built_in_recipes_can_be_written(written) -> None:
+    yaml = "{name: basic_filter, steps: [image_size, aspect_ratio, caption_length, language]}"
+    assert describe(open_recipe(written(yaml))) == describe(RECIPES["basic_filter"])
+    assert recipe_file.read(written("{name: x, steps: [cld3: en]}")).steps == (Cld3(),)
+
+
+def test_no_steps_keep_every_row_when_that_is_said(written) -> None:
+    assert open_recipe(written("{name: all, steps: []}")).steps == ()
+    for text in ("name: all", "name: all\nsteps:\n"):
+        with pytest.raises(CurateError, match=r"steps is missing, but a recipe needs it\. Add it \(`steps: \[\]`"):
+            open_recipe(written(text))
+
+
+def test_a_fitted_step_can_be_written_back(written) -> None:
+    step = ClipScore("l14", 0.24219971895217896)
+    text = f"name: again\nsteps:\n- {{clip_score: {step.describe()}}}\n"
+    assert open_recipe(written(text)).steps == (step,)
+
+
+MISTAKES = [
+    ("", "the file is None, but it is a mapping of names to values."),
+    ("- a", "the file is ['a'], but it is a mapping"),
+    ("steps: []", "name is missing"),
+    ("{name: 3, steps: []}", "name is 3, but it is text. Put it in quotes"),
+    ("{name: a, steps: {}}", "steps is {}, but it is a list."),
+    ("{name: a, steps: [], shard: {}}", "unknown key 'shard'. Did you mean 'shards'?"),
+    ("{name: a, steps: [], shards: {sample: 3}}", "shards: unknown key 'sample'. Did you mean 'samples'?"),
+    ("{name: a, steps: [], shards: {samples: 0}}", "shards have 0 samples, but at least 1 is needed."),
+    ("{name: a, steps: [], shards: {samples: 1.5}}", "shards: samples is 1.5, but it is a whole number."),
+    ("{name: a, steps: [], shards: {samples: true}}", "samples is True, but it is a whole number."),
+    ("{name: a, steps: [], shards: 5}", "shards is 5, but it is a mapping"),
+    ("{name: a, steps: [image_sise]}", ", step 1: unknown step 'image_sise'. Did you mean 'image_size'?"),
+    ("{name: a, steps: [cld3, {image_size: {min_px: 3}}]}", ", step 2 (image_size): unknown parameter 'min_px'"),
+    ("{name: a, steps: [{image_size: {min_side_px: '3'}}]}", "min_side_px is '3', but it is a whole number."),
+    ("{name: a, steps: [{image_size: 2.5}]}", "step 1 (image_size): min_side_px is 2.5, but it is a whole number."),
+    ("{name: a, steps: [{image_size: 0}]}", "step 1: image_size: min_side_px is 0, but the least is 1."),
+    ("{name: a, steps: [{language: no}]}", "language is False, but it is text. Put it in quotes: YAML reads no, yes"),
+    ("{name: a, steps: [{language: {model: 3}}]}", "model is 3, but it is text."),
+    ("{name: a, steps: [{image_size: 3, language: en}]}", "step 1: is {'image_size': 3, 'language': 'en'}"),
+    ("{name: a, steps: [3]}", "step 1: is 3, but it is one step's name"),
+    ("{name: a, steps: [where]}", "step 1 (where): sql is missing, but the step needs it."),
+    ("{name: a, steps: [clip_score]}", "has neither of threshold and fraction, but exactly one is needed."),
+    ("{name: a, steps: [{clip_score: {threshold: 0.1, fraction: 0.1}}]}", "has both of threshold and fraction"),
+    ("{name: a, steps: [{clip_score: {fraction: 0.1}}]}", "model is missing"),
+    ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
+    ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
+    ("{name: a, steps: [{clip_score: {model: vit, threshold: 0.2}}]}", "unknown model 'vit'. Known: b32, l14."),
+    ("{name: a, steps: [{where: 'sum(a) > 1'}]}", "step 1: where: 'sum(a) > 1' calls sum"),
+    ("name: a\nsteps: [\n", "line 3: expected the node content, but found '<stream end>', but a recipe is YAML."),
+    ("name: a\nname: b\nsteps: []", "line 2: the key 'name' comes twice"),
+    ("name: a\nsteps:\n- image_size: {min_side_px: 1, min_side_px: 2}", "line 3: the key 'min_side_px' comes twice"),
+    ("name: !!python/object/apply:os.system ['true']\nsteps: []", "line 1: could not determine a constructor"),
+    ("name: 2020-99-99\nsteps: []", "but a recipe is YAML."),
+    ("? [a]\n: 1", "line 1: found unhashable key"),
+    ("[" * 10_000, "but a recipe is YAML."),
+    (b"name: \xff", "but a recipe is YAML."),
+    (b"name: \0", "but a recipe is YAML."),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), MISTAKES, ids=range(len(MISTAKES)))
+def test_mistakes_are_named_with_the_file(written, text: str, words: str) -> None:
+    path = written(text)
+    with pytest.raises(CurateError) as error:
+        open_recipe(path)
+    assert str(error.value).startswith(path)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(CurateError, match=r"none\.yml: can't be read \(No such file or directory\)"):
+        open_recipe(str(tmp_path / "none.yml"))

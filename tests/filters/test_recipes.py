@@ -1,0 +1,99 @@
+"""The recipes by name: what they are, what they say of themselves, what they cost to look at."""
+
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from filters import recipes
+from filters.base import Filter, Fit
+from filters.clip_score import ClipScore
+from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, open_recipe, recipe_columns
+from metadata.errors import CurateError
+from metadata.schema import COLUMNS
+
+POOL = pa.schema([(name, column.type) for name, column in COLUMNS.items()])
+
+
+def test_the_five_recipes() -> None:
+    assert list(RECIPES) == [
+        "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
+    ]  # fmt: skip
+    assert DEFAULT in RECIPES
+    assert all(RECIPES[name].name == name for name in RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_each_says_what_it_is(recipe: Recipe) -> None:
+    assert recipe.about.startswith("Keeps ")
+    assert recipe.about.endswith(".")
+    assert "arXiv:" in recipe.source
+    assert recipe.rows_at_small.endswith("M")
+    assert recipe.samples_per_shard == 10_000
+    assert all(0 < number < 1 for result in recipe.expected for number in result[1:])
+    assert all(isinstance(step, Filter | Fit) for step in recipe.steps)
+
+
+def test_the_default_is_the_best_published() -> None:
+    at_small = {name: recipe.expected[0].imagenet for name, recipe in RECIPES.items() if recipe.expected}
+    assert max(at_small, key=at_small.get) == DEFAULT
+
+
+@pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+def test_each_opens_on_commonpools_columns(name: str) -> None:
+    recipe = open_recipe(name)
+    assert recipe is RECIPES[name]
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+    assert set(recipe_columns(recipe)) <= set(COLUMNS)
+    check(recipe, POOL)
+    described = describe(recipe)
+    assert json.loads(json.dumps(described, allow_nan=False)) == described
+    assert [next(iter(step)) for step in described["steps"]] == [step.name for step in recipe.steps]
+
+
+def test_columns_come_once_and_in_order() -> None:
+    assert recipe_columns(RECIPES["no_filter"]) == ()
+    assert recipe_columns(RECIPES["basic_filter"]) == ("original_width", "original_height", "text")
+    assert recipe_columns(RECIPES["laion2b"]) == ("clip_b32_similarity_score", "text")
+
+
+def test_what_changes_the_rows_changes_the_description() -> None:
+    one = Recipe("mine", (ClipScore("l14", 0.3),))
+    assert describe(one) == {
+        "name": "mine",
+        "steps": [{"clip_score": {"model": "l14", "threshold": 0.3}}],
+        "shards": {"samples": 10_000},
+    }
+    for other in (
+        Recipe("mine", (ClipScore("l14", 0.31),)),
+        Recipe("mine", (ClipScore("b32", 0.3),)),
+        Recipe("mine", ()),
+        Recipe("mine", one.steps, samples_per_shard=9),
+    ):
+        assert describe(other) != describe(one)
+    sha256 = describe(RECIPES["basic_filter"])["steps"][-1]["language"]["sha256"]
+    assert len(sha256) == 64
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(CurateError, match=r"^unknown recipe 'basic_filtr'\. Did you mean 'basic_filter'\? "):
+        open_recipe("basic_filtr")
+    with pytest.raises(CurateError, match=r"or the path of a \.yaml file\.$"):
+        open_recipe("mine.json")
+
+
+def test_a_pool_without_a_column_is_refused() -> None:
+    without = POOL.remove(POOL.get_field_index("clip_l14_similarity_score"))
+    with pytest.raises(CurateError, match="clip_score: unknown column 'clip_l14_similarity_score'"):
+        check(RECIPES[DEFAULT], without)
+
+
+def test_looking_at_recipes_imports_nothing_heavy() -> None:
+    heavy = ("duckdb", "fasttext", "gcld3", "yaml", "pandas", "apache_beam", "torch")
+    code = f"import sys, filters.recipes; print([m for m in {heavy} if m in sys.modules])"
+    root = pathlib.Path(recipes.__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,188 @@
+"""Choosing rows: equal to a plain restatement, the same through Beam as in a loop, and never a row unaccounted for."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from filters.base import Fit
+from filters.captions import CaptionLength
+from filters.clip_score import ClipScoreFraction
+from filters.recipes import RECIPES, Recipe, recipe_columns
+from filters.sizes import ImageSize
+from metadata import uids
+from metadata.errors import CurateError
+from pipeline import manifest, select
+from pipeline.pieces import Piece, inspect
+from pipeline.pools import open_pool
+
+SIZES_THEN_SCORE = Recipe("two", (ImageSize(200), CaptionLength(), ClipScoreFraction("l14", 0.3), ImageSize(600)))
+
+
+def plan(recipe: Recipe, pool: pathlib.Path, out: pathlib.Path, **changes) -> tuple[list[Piece], select.Choice]:
+    """What the driver prepares."""
+    columns = recipe_columns(recipe)
+    checkpoints = tuple(n for n, step in enumerate(recipe.steps) if n and isinstance(step, Fit))
+    choice = select.Choice(str(out), checkpoints, columns, partitions=8)
+    found = inspect(open_pool(str(pool), None, {}), ("uid", *columns))
+    return found.pieces, dataclasses.replace(choice, **changes)
+
+
+def choose_in_a_loop(recipe: Recipe, pieces: list[Piece], choice: select.Choice) -> None:
+    """The whole choice by plain calls: what Beam must equal."""
+    filters: list = []
+    for step in recipe.steps:
+        while isinstance(step, Fit):
+            state = step.empty()
+            for piece in pieces:
+                state = step.merge(state, select.fit_piece(piece, filters, step, choice))
+            step = step.finish(state)
+        filters.append(step)
+    for piece in pieces:
+        select.select_piece(piece, filters, choice)
+    for partition in range(choice.partitions):
+        select.merge_uids(partition, pieces, choice)
+    select.write_fitted(filters, choice.folder)
+
+
+def choose_on_beam(recipe: Recipe, pieces: list[Piece], choice: select.Choice, workers: int) -> None:
+    """The same through the runner."""
+    import apache_beam as beam
+
+    from jobs.engines import run_with
+    from pipeline.transforms import ChooseRows
+
+    run_with("local", workers, [])(lambda p: p | beam.Create(pieces) | beam.Reshuffle() | ChooseRows(recipe.steps, choice, pieces))
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below the folder by its name."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def expected_two(rows: list[dict]) -> set[str]:
+    """SIZES_THEN_SCORE, restated row by row."""
+    rows = [r for r in rows if min(r["original_width"], r["original_height"]) >= 200]
+    rows = [r for r in rows if r["text"] is not None and len(r["text"].split()) >= 3 and len(r["text"]) >= 6]
+    scores = sorted((np.float32(r["clip_l14_similarity_score"]) for r in rows), reverse=True)
+    threshold = scores[int(len(rows) * 0.3)]
+    rows = [r for r in rows if np.float32(r["clip_l14_similarity_score"]) >= threshold]
+    return {r["uid"] for r in rows if min(r["original_width"], r["original_height"]) >= 600}
+
+
+@pytest.fixture(params=["no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "two"])
+def recipe(request) -> Recipe:
+    return {**RECIPES, "two": SIZES_THEN_SCORE}[request.param]
+
+
+def test_fits_after_filters_equal_the_restatement(toy_pool, tmp_path, toy_rows):
+    pieces, choice = plan(SIZES_THEN_SCORE, toy_pool, tmp_path / "run")
+    choose_in_a_loop(SIZES_THEN_SCORE, pieces, choice)
+    kept = {u for p in pieces for u in pq.read_table(tmp_path / f"run/kept/{p.name}.parquet")["uid"].to_pylist()}
+    assert kept == expected_two(toy_rows) != set()
+
+
+def test_beam_equals_plain_calls_byte_for_byte(recipe, toy_pool, tmp_path):
+    pieces, choice = plan(recipe, toy_pool, tmp_path / "loop")
+    choose_in_a_loop(recipe, pieces, choice)
+    choose_on_beam(recipe, pieces, dataclasses.replace(choice, folder=str(tmp_path / "beam")), workers=2)
+    assert files(tmp_path / "loop") == files(tmp_path / "beam")
+
+
+def test_subset_is_what_datacomp_reads(toy_pool, tmp_path, toy_rows):
+    pieces, choice = plan(RECIPES["no_filter"], toy_pool, tmp_path)
+    choose_in_a_loop(RECIPES["no_filter"], pieces, choice)
+    select.write_subset(choice, len(toy_rows))
+    subset = np.load(tmp_path / "subset.npy", allow_pickle=False)
+    plain = np.array([(int(r["uid"][:16], 16), int(r["uid"][16:32], 16)) for r in toy_rows], np.dtype("u8,u8"))
+    plain.sort()
+    np.save(tmp_path / "plain.npy", plain)
+    assert subset.dtype == np.dtype("u8,u8")
+    assert (tmp_path / "subset.npy").read_bytes() == (tmp_path / "plain.npy").read_bytes()
+
+
+def test_dropped_uids_name_the_step(toy_pool, tmp_path, toy_rows):
+    pieces, choice = plan(SIZES_THEN_SCORE, toy_pool, tmp_path, keep_dropped=True)
+    choose_in_a_loop(SIZES_THEN_SCORE, pieces, choice)
+    dropped = pa.concat_tables(pq.read_table(tmp_path / f"dropped/{p.name}.parquet") for p in pieces).to_pylist()
+    small = {r["uid"] for r in toy_rows if min(r["original_width"], r["original_height"]) < 200}
+    by_size = [d["uid"] for d in dropped if d["step"] == "image_size"]
+    assert small <= set(by_size)
+    assert len(dropped) + len(expected_two(toy_rows)) == len(toy_rows) == len({d["uid"] for d in dropped} | expected_two(toy_rows))
+    counts, _, _ = manifest.count_rows(pieces, [s.name for s in SIZES_THEN_SCORE.steps], str(tmp_path))
+    assert [d["dropped"] for d in counts["dropped"]][1] == sum(d["step"] == "caption_length" for d in dropped)
+    assert counts["in"] == counts["kept"] + sum(d["dropped"] for d in counts["dropped"])
+
+
+def test_a_costly_step_before_a_fit_runs_once(toy_pool, tmp_path, monkeypatch):
+    seen = []
+    keep = CaptionLength.keep
+    monkeypatch.setattr(CaptionLength, "keep", lambda self, batch: seen.append(batch.num_rows) or keep(self, batch))
+    pieces, choice = plan(SIZES_THEN_SCORE, toy_pool, tmp_path)
+    choose_in_a_loop(SIZES_THEN_SCORE, pieces, choice)
+    assert len(seen) == len(pieces)  # though the fit passes twice over the pool and the choice once more
+
+
+def test_a_finished_piece_is_not_done_again(toy_pool, tmp_path, monkeypatch):
+    pieces, choice = plan(RECIPES["no_filter"], toy_pool, tmp_path)
+    select.select_piece(pieces[0], [], choice)
+    monkeypatch.setattr(select, "batches", lambda *_: pytest.fail("read again"))
+    select.select_piece(pieces[0], [], choice)
+
+
+def test_counts_that_do_not_add_up_fail_the_run(toy_pool, tmp_path):
+    pieces, choice = plan(RECIPES["no_filter"], toy_pool, tmp_path)
+    choose_in_a_loop(RECIPES["no_filter"], pieces, choice)
+    path = pathlib.Path(select.marker(pieces[1], choice.folder))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"kept": 3}))
+    with pytest.raises(CurateError, match=r"rows went in, but 3 were kept"):
+        manifest.count_rows(pieces, [], choice.folder)
+
+
+@pytest.mark.parametrize("where", ["same file", "another file", "one kept, one dropped"])
+def test_a_uid_that_occurs_twice_is_an_error(where, tmp_path, toy_rows, write_pool):
+    rows = [dict(r) for r in toy_rows]
+    other = {"same file": 7, "another file": 900, "one kept, one dropped": 900}[where]
+    rows[other]["uid"] = rows[3]["uid"]
+    for index, side in ((3, 600), (other, 1 if where.startswith("one") else 600)):
+        rows[index]["original_width"] = rows[index]["original_height"] = side
+    recipe = Recipe("size", (ImageSize(200),))
+    pieces, choice = plan(recipe, write_pool(tmp_path / "p", rows), tmp_path / "run")
+    with pytest.raises(CurateError, match=rf"uid {rows[3]['uid']} occurs 2 times"):
+        choose_in_a_loop(recipe, pieces, choice)
+
+
+def test_uids_are_sorted_as_numbers():
+    rng = np.random.default_rng(0)
+    words = np.zeros(5000, uids.UID_DTYPE)
+    words["f0"], words["f1"] = rng.integers(0, 50, 5000), rng.integers(0, 2**63, 5000)  # many ties in the first word
+    assert (select.sort_uids(words) == np.sort(words)).all()
+
+
+class HalfBroken(ImageSize):
+    """A filter that breaks its contract."""
+
+    def keep(self, batch):
+        return pa.array([True])
+
+
+def test_a_filter_that_answers_for_other_rows_is_a_defect(toy_pool, tmp_path):
+    pieces, choice = plan(SIZES_THEN_SCORE, toy_pool, tmp_path)
+    with pytest.raises(TypeError, match="half_broken.keep gave"):
+        select.select_piece(pieces[0], [HalfBroken()], choice)
+
+
+def test_scores_of_nan_are_dropped_and_counted(toy_pool, tmp_path, toy_rows):
+    recipe = RECIPES["clip_score_b32_30_percent"]
+    pieces, choice = plan(recipe, toy_pool, tmp_path)
+    choose_in_a_loop(recipe, pieces, choice)
+    scores = [s for p in pieces for s in pq.read_table(tmp_path / f"kept/{p.name}.parquet")["clip_b32_similarity_score"].to_pylist()]
+    assert scores
+    assert not any(s is None or math.isnan(s) for s in scores)
+    counts, _, _ = manifest.count_rows(pieces, ["clip_score"], str(tmp_path))
+    assert counts["dropped"][0]["dropped"] == len(toy_rows) - len(scores)

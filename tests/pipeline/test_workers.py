@@ -1,0 +1,137 @@
+"""The local runner: work is spread over processes, a death is an error within seconds, and nothing outlives the driver."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metadata.errors import CurateError
+
+SCRIPT = """
+import os, pathlib, signal, sys, time
+from jobs import engines
+from pipeline.transforms import ForEach
+
+def work(item, folder, deed):
+    (pathlib.Path(folder) / f"{item}-{os.getpid()}").touch()
+    if deed == "die" and item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if deed == "crash" and item == 3:
+        import ctypes
+        ctypes.string_at(0)
+    if deed == "wait":
+        time.sleep(60)
+
+if __name__ == "__main__":
+    engines.warm_up(images=False)
+    import apache_beam as beam
+    folder, deed = sys.argv[1:]
+    from metadata.errors import CurateError
+    try:
+        engines.run_with("local", 2, [])(lambda p: p | beam.Create(range(8)) | ForEach(work, folder, deed))
+    except CurateError as error:
+        print(f"told: {error}")
+"""
+
+
+@pytest.fixture
+def start(tmp_path: pathlib.Path):
+    """Starts the script in a process of its own; gives it and the folder that its workers leave marks in."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def run(deed: str) -> tuple[subprocess.Popen, pathlib.Path]:
+        root = str(pathlib.Path(__file__).parents[2])
+        process = subprocess.Popen([sys.executable, tmp_path / "script.py", marks, deed], stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, "PYTHONPATH": root})
+        return process, marks
+
+    return run
+
+
+def pids(marks: pathlib.Path) -> set[int]:
+    return {int(p.name.partition("-")[2]) for p in marks.iterdir()}
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return true
+
+
+def test_items_are_spread_over_the_workers(start):
+    process, marks = start("nothing")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert len(list(marks.iterdir())) == 8
+    assert len(pids(marks)) == 2
+
+
+@pytest.mark.parametrize(("deed", "words"), [("die", "was killed by SIGKILL"), ("crash", "was killed by SIGSEGV")])
+def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
+    process, _ = start(deed)
+    output, _ = process.communicate(timeout=60)
+    assert "told: local runner: a worker process" in output
+    assert words in output
+    assert "run the same command again" in output
+
+
+def test_workers_do_not_outlive_a_killed_driver(start):
+    process, marks = start("wait")
+    assert wait_for(lambda: len(pids(marks)) == 2, 30)
+    process.send_signal(signal.SIGKILL)
+    assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
+    process.wait()
+
+
+def test_user_errors_reach_the_driver_as_their_sentence():
+    import apache_beam as beam
+
+    from jobs.engines import run_with
+    from pipeline.transforms import ForEach
+
+    with pytest.raises(CurateError, match=r'^pool/a\.parquet: "odd" \\ text\nwith lines$'):
+        run_with("local", 1, [])(lambda p: p | beam.Create([1]) | ForEach(_fail))
+
+
+def _fail(_: int) -> None:
+    raise CurateError('pool/a.parquet: "odd" \\ text\nwith lines')
+
+
+def test_defects_keep_their_traceback():
+    import apache_beam as beam
+
+    from jobs.engines import run_with
+    from pipeline.transforms import ForEach
+
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        run_with("local", 1, [])(lambda p: p | beam.Create([0]) | ForEach(_divide))
+
+
+def _divide(n: int) -> None:
+    1 / n  # noqa: B018
+
+
+def test_a_full_disk_is_told_with_its_path():
+    from pipeline import failures
+
+    def write() -> None:
+        raise OSError(28, "No space left on device", "/run/kept/000000.parquet")
+
+    with pytest.raises(failures.MarkedError) as caught:
+        failures.told(write)()
+    assert failures.sentence(caught.value).startswith("/run/kept/000000.parquet: No space left on device. What is finished is kept")
