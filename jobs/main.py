@@ -24,7 +24,7 @@ def parser() -> Parser:
     result = Parser(prog="curate", description=_DESCRIPTION + lines, formatter_class=argparse.RawDescriptionHelpFormatter,
                     epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.")
     pool = result.add_argument_group("the pool")
-    pool.add_argument("--pool", required=True, metavar="NAME|ADDRESS",
+    pool.add_argument("--pool", metavar="NAME|ADDRESS",
                       help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs nothing from "
                            "outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://")
     pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
@@ -82,6 +82,8 @@ def run(argv: Sequence[str]) -> int:
     args, rest = options.parse_known_args(argv)
     if rest:
         engines.check_beam_options(rest, args.runner, options)
+    if args.pool is None:
+        options.error("no --pool was given, but the job needs one. Try: curate --pool demo")
     if args.runner == "local":
         engines.warm_up(images=not args.select_only)
 

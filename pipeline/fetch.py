@@ -78,7 +78,8 @@ class Fetched:
 
     Args:
         status: "ok", or one of those that `pipeline.statuses` lists for the link.
-        attempts: Tries in which a server was contacted; a redirect belongs to its try. 0 if none was.
+        attempts: Tries in which a server was contacted, 0 if none was. Redirects belong to their try, and so does the
+            one repeat that aiohttp makes by itself when a connection breaks before the answer.
         body: As it was sent, no content coding undone; empty unless ok. An empty body can be ok: it is no image, which
             is for whoever decodes it to say.
     """
@@ -207,14 +208,17 @@ class _Fetcher:
             keepalive_timeout=KEEP_ALIVE_S,
         )
         try:
-            async with aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s),
-                auto_decompress=False,  # so the cap holds for what is kept, and hashes are of what was sent
-                trust_env=False,  # a proxy would do lookups of its own, unchecked
-            ) as self.session, asyncio.TaskGroup() as tasks:
+            async with (
+                aiohttp.ClientSession(
+                    connector=connector,
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    headers={"User-Agent": policy.user_agent, "Accept-Encoding": "identity"},
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s),
+                    auto_decompress=False,  # so the cap holds for what is kept, and hashes are of what was sent
+                    trust_env=False,  # a proxy would do lookups of its own, unchecked
+                ) as self.session,
+                asyncio.TaskGroup() as tasks,
+            ):
                 for index, url in enumerate(urls):
                     tasks.create_task(self._fetch(index, url))
         except ExceptionGroup as group:

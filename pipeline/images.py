@@ -4,11 +4,11 @@ import dataclasses
 import hashlib
 import io
 import os
+import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from PIL import Image
 
 from pipeline.statuses import OK
@@ -20,6 +20,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 #: A decoder goes over the whole image once a scan, and a scan can be 12 bytes long, so that 20 MB could keep it busy
 #: for an hour. Progressive files have about 10; films and previews behind an image hold the mark by chance.
 MAX_JPEG_SCANS = 500
+_JPEG_SCAN = re.compile(rb"\xff\xda")
 
 #: A row with more faces than this is no detector's output.
 MAX_FACES = 1000
@@ -138,15 +139,9 @@ def _header_problem(body: bytes, max_pixels: int) -> str | None:
         return "not_an_image"
     if width * height > max_pixels:
         return "too_many_pixels"
-    if is_jpeg and _jpeg_scans(body) > MAX_JPEG_SCANS:
+    if is_jpeg and len(_JPEG_SCAN.findall(body)) > MAX_JPEG_SCANS:
         return "undecodable"
     return None
-
-
-def _jpeg_scans(body: bytes) -> int:
-    """How often the mark of a scan's start occurs."""
-    values = np.frombuffer(body, np.uint8)
-    return np.count_nonzero((values[:-1] == 0xFF) & (values[1:] == 0xDA))
 
 
 def _resizer(options: ImageOptions) -> Callable:

@@ -17,22 +17,25 @@ it is alone in having them; the order follows from the subset and the input alon
 import binascii
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import io
 import itertools
 import json
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
 import re
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -326,27 +329,50 @@ def write_shard(job: Job, planned: tuple[int, Sequence[Run]]) -> dict[str, Any]:
             if hashing:
                 hashing.result()  # so that no more than two blocks are held
             hashing = beside.submit(digest.update, block)
-            size += file.write(block)
+            size += _write_past_cache(file, block)
     record = {"name": name, "samples": sum(run.stop - run.start for run in runs), "bytes": size, "sha256": digest.hexdigest()}
     storage.write_json(done, record)
     return record
 
 
 def _blocks(job: Job, shard: int, runs: Sequence[Run]) -> Iterator[memoryview]:
-    """The bytes of an output tar, some megabytes at a time; each block holds until the next but one is asked for."""
+    """The bytes of an output tar, some megabytes at a time; a block holds until the next but one is asked for.
+
+    Blocks but the last two begin and end on a page, in memory and in the tar.
+    """
     # img2dataset's convention, as in pipeline/shards.py.
     digits = len(str(job.samples - 1)) if job.samples > 1 else 0
-    block, other = bytearray(_COPY_BYTES), bytearray(_COPY_BYTES)
+    block, other = mmap.mmap(-1, _COPY_BYTES), mmap.mmap(-1, _COPY_BYTES)
     end = 0
     for number, sample in enumerate(itertools.chain.from_iterable(_samples(job, run) for run in runs)):
         if end + sample.bound > len(block):
-            yield memoryview(block)[:end]
-            block, other, end = other, block, 0
-            if sample.bound > len(block):
-                block = bytearray(sample.bound)
+            whole = end - end % mmap.PAGESIZE
+            if end - whole + sample.bound > len(other):
+                other = mmap.mmap(-1, 2 * sample.bound)
+            other[: end - whole] = block[whole:end]
+            yield memoryview(block)[:whole]
+            block, other, end = other, block, end - whole
         end = sample.copy(f"{shard * 10**digits + number:0{8 + digits}d}", memoryview(block), end)
     yield memoryview(block)[:end]
     yield memoryview(tars.END)
+
+
+def _write_past_cache(file: BinaryIO, block: memoryview) -> int:
+    """Writes whole pages straight to a local disk, where the file system can, and anything else as usual.
+
+    Shards are written once, and are more than a page cache holds; to make room there for them costs more than the copy.
+    """
+    if not isinstance(file, io.BufferedWriter):
+        return file.write(block)
+    direct = getattr(os, "O_DIRECT", 0)
+    flags = fcntl.fcntl(file, fcntl.F_GETFL) & ~direct
+    written = 0
+    if len(block) % mmap.PAGESIZE == 0:
+        with contextlib.suppress(OSError):  # such as a file system without it; what is not written is written below
+            fcntl.fcntl(file, fcntl.F_SETFL, flags | direct)
+            written = os.write(file.fileno(), block)
+    fcntl.fcntl(file, fcntl.F_SETFL, flags)
+    return written + file.write(block[written:])
 
 
 class _Kept(NamedTuple):
@@ -399,7 +425,7 @@ def _workers(count: int, remote: bool) -> Iterator[Callable[[Callable[[Task], Re
         return
     # A fork is there at once, but fsspec's remote file systems have threads, which a fork would cut off.
     context = multiprocessing.get_context("spawn" if remote else "fork")
-    pool = ProcessPoolExecutor(count, context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(count, context, initializer=_begin_work)
     try:
         yield pool.map
     except BrokenProcessPool:
@@ -409,8 +435,9 @@ def _workers(count: int, remote: bool) -> Iterator[Callable[[Callable[[Task], Re
         pool.shutdown(cancel_futures=True)
 
 
-def _follow_parent() -> None:
-    """Makes a worker end with its parent, which may have been killed."""
+def _begin_work() -> None:
+    """Leaves Ctrl-C to the parent, and ends with it: it may be killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -425,9 +452,13 @@ def _follow(label: str, unit: str, results: Iterable[Result], total: int) -> lis
     """The results, with progress on standard error as they come."""
     line = Line(label, unit, total)
     found = []
-    for result in results:
-        found.append(result)
-        line.show(len(found), last=len(found) == total)
+    try:
+        for result in results:
+            found.append(result)
+            line.show(len(found), last=len(found) == total)
+    except BaseException:
+        line.close()
+        raise
     return found
 
 

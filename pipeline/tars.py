@@ -158,8 +158,9 @@ def samples(tar: Source) -> Iterator[Sample]:
 
 _ZEROS = bytes(BLOCK)
 _FILE, _DIRECTORY, _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
+_OCTAL = b"01234567"
 _MAX_EXTENDED_BYTES = 1 << 20
-_TIMES = re.compile(rb"(\d+ [acm]time=[\d.]+\n)+\Z")  # all that most PAX headers hold
+_TIMES = re.compile(rb"(\d+ [acm]time=[\d.]+\n)+")  # all that most PAX headers hold
 
 
 def _files(tar: Source) -> Iterator[tuple[str, Member]]:
@@ -207,7 +208,8 @@ def _parse(block: bytes) -> tuple[bytes, int, bytes]:
     if len(block) < BLOCK:
         raise ValueError("the tar is cut off: no end mark")
     after = block[156:]
-    if _number(block[148:156]) % 65521 != _checksum(block[:148], after):
+    total = _checksum(block[:148], after)
+    if block[148:156] != b"%06o\x00 " % total and _number(block[148:156]) % 65521 != total:
         raise ValueError("no tar header, or a damaged one")
     name = block[:100].partition(b"\x00")[0]
     if after[189] and after.startswith(b"ustar\x00", 101):
@@ -217,10 +219,13 @@ def _parse(block: bytes) -> tuple[bytes, int, bytes]:
 
 def _number(field: bytes) -> int:
     """A header's number: octal digits, or base 256 where the first bit is set."""
+    usual = field[:-1]
+    if not usual.strip(_OCTAL):
+        return int(usual, 8)
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     digits = field.partition(b"\x00")[0].strip(b" ")
-    if digits.strip(b"01234567"):
+    if digits.strip(_OCTAL):
         raise ValueError("no tar header, or a damaged one")
     return int(digits or b"0", 8)
 
@@ -242,7 +247,7 @@ def _extended(kind: bytes, tar: Source, data: int, size: int) -> dict[str, str]:
 
 def _pax_records(body: bytes) -> dict[str, str]:
     """The path and size in a PAX header's records, each of which is its length, a space, name=value and a newline."""
-    if _TIMES.match(body):
+    if _TIMES.fullmatch(body):
         return {}
     records = {}
     at = 0

@@ -19,6 +19,7 @@ import struct
 import threading
 import urllib.parse
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 Behaviour = Callable[["Exchange"], Awaitable[None]]
 
@@ -171,8 +172,8 @@ async def hang_up(x: Exchange) -> None:
 
 
 async def raw(x: Exchange) -> None:
-    """/raw?bytes=...: just that, then the connection's end"""
-    await x.send(x.query["bytes"].encode("latin-1"))
+    """/raw/3: just the bytes in `server.raw[3]`, then the connection's end"""
+    await x.send(x.server.raw[int(x.path.split("/")[2])])
     await x.hang_up()
 
 
@@ -207,7 +208,7 @@ class HostileServer:
     """Listens from `with` on; `tls` makes it an https server."""
 
     #: /path -> what it does; paths with underscores are written with hyphens, and what follows a second slash is free.
-    behaviours: dict[str, Behaviour] = {
+    behaviours: ClassVar[dict[str, Behaviour]] = {
         f"/{b.__name__.replace('_', '-')}": b
         for b in (
             *(status, flaky, redirect, loop, robots, silent, drip, drip_headers, endless, endless_chunks),
@@ -217,13 +218,14 @@ class HostileServer:
     }
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None):
-        self.host, self.port, self.tls = host, port, tls
+        self.host, self.port, self.tls = host, port, tls  # port 0: any that is free
         self.files: dict[str, bytes] = {}
+        self.raw: list[bytes] = []
         self.requests: collections.Counter[str] = collections.Counter()
         self.sent: collections.Counter[str] = collections.Counter()
         self.connections = 0
-        self.busy = collections.Counter[str]()
-        self.busiest = collections.Counter[str]()
+        self.busy: collections.Counter[str] = collections.Counter()  # requests under way, by host name
+        self.busiest: collections.Counter[str] = collections.Counter()  # the most of them at a time; "*" for all
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hostile server", daemon=True)
@@ -236,6 +238,9 @@ class HostileServer:
         return f"{self.host}:{self.port}"
 
     def __enter__(self) -> "HostileServer":
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self._listening = socket.create_server((self.host, self.port), family=family, backlog=1000)
+        self.port = self._listening.getsockname()[1]
         self._thread.start()
         self._ready.wait()
         return self
@@ -250,9 +255,7 @@ class HostileServer:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        listening = socket.create_server((self.host, self.port), backlog=1000)
-        self.port = listening.getsockname()[1]
-        server = await asyncio.start_server(self._connected, sock=listening, ssl=self.tls)
+        server = await asyncio.start_server(self._connected, sock=self._listening, ssl=self.tls)
         self._ready.set()
         await self._stop.wait()
         server.close()
@@ -261,7 +264,11 @@ class HostileServer:
         self.connections += 1
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while not writer.is_closing():
-                head = await reader.readuntil(b"\r\n\r\n")
+                first = await reader.readexactly(1)
+                if first == b"\x16":  # a TLS handshake, where plain HTTP is spoken: answered as web servers do
+                    writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                    break
+                head = first + await reader.readuntil(b"\r\n\r\n")
                 await self._answer(Exchange(self, reader, writer, head.decode("latin-1")))
         writer.close()
 
@@ -270,6 +277,7 @@ class HostileServer:
         host = exchange.headers.get("host", "").partition(":")[0]
         self.busy[host] += 1
         self.busiest[host] = max(self.busiest[host], self.busy[host])
+        self.busiest["*"] = max(self.busiest["*"], self.busy.total())
         try:
             if exchange.path in self.files:
                 await exchange.answer(self.files[exchange.path])

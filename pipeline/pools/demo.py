@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from metadata.errors import CurateError
-from pipeline import storage
+from pipeline import progress, storage
 from pipeline.pools.demo_pairs import SCHEMA, TRUTH_COLUMN, VERSION, digest, pair
 from pipeline.pools.demo_server import Link, serve
 
@@ -64,9 +64,12 @@ def build(folder: str, pairs: int = DEMO_PAIRS, seed: int = 0) -> str:
     if not _is_whole(folder, wanted):
         _refuse_others(folder, wanted)
         temporary = f"{folder.rstrip('/')}.{uuid.uuid4().hex[:12]}.tmp"
+        line = progress.Line("drawing the demo pool", "pairs", pairs)
         try:
             for number, start in enumerate(range(0, pairs, PAIRS_PER_FILE)):
+                line.show(start)
                 _write_part(temporary, seed, number, range(start, min(pairs, start + PAIRS_PER_FILE)))
+            line.show(pairs, last=True)
             storage.write_json(os.path.join(temporary, "pool.json"), {"pool": wanted, "bytes": _sizes(temporary)})
             _put(temporary, folder, wanted)
         finally:

@@ -1,0 +1,153 @@
+"""Commands measured as processes: wall time, CPU time and peak memory of all they start, in alternating pairs."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+#: Seconds between two looks at the processes: a process's CPU time is known to within this.
+_LOOK_S = 0.1
+_TICKS_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class Cost(NamedTuple):
+    """What a command cost.
+
+    Attributes:
+        cpu_s: user and system time of all its processes.
+        one_mb: peak resident memory of its largest process, in 2**20 bytes; pages shared with others count in full.
+        all_mb: the most that its processes held together; pages that several share count once.
+        output: standard output and standard error.
+    """
+
+    wall_s: float
+    cpu_s: float
+    one_mb: float
+    all_mb: float
+    output: str
+
+
+class Row(NamedTuple):
+    """A line of the table: what was measured, for us and for the peer or floor, and what is asked for.
+
+    Attributes:
+        ratio: how much better we are, as `target` counts it.
+        target: in words; "" where none is set.
+        met: whether the target is met; None where there is none.
+        memory: in words: ours, and the other's.
+    """
+
+    what: str
+    ours: str
+    other: str
+    ratio: str
+    target: str
+    met: bool | None
+    memory: str = ""
+
+
+def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 1800.0) -> Cost:
+    """Runs the command in a session of its own, which is how its processes are known, workers of workers included.
+
+    Raises:
+        RuntimeError: it failed; its output is in the message.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    watch = _Watch(process.pid)
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+        wall_s = time.perf_counter() - start
+    finally:
+        watch.stop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
+    return Cost(wall_s, watch.cpu_s(), watch.one_kb / 1024, watch.all_kb / 1024, output)
+
+
+class _Watch(threading.Thread):
+    """Looks at the processes of a session until it is stopped."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self.session, self.ended = session, threading.Event()
+        self.ticks: dict[int, int] = {}
+        self.one_kb = self.all_kb = 0
+        self.start()
+
+    def run(self) -> None:
+        while not self.ended.wait(_LOOK_S):
+            self._look()
+
+    def stop(self) -> None:
+        self.ended.set()
+        self.join()
+
+    def cpu_s(self) -> float:
+        return sum(self.ticks.values()) * _TICKS_S
+
+    def _look(self) -> None:
+        together = 0
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
+                if name.isdecimal() and os.getsid(int(name)) == self.session:
+                    fields = pathlib.Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
+                    self.ticks[int(name)] = int(fields[11]) + int(fields[12])
+                    self.one_kb = max(self.one_kb, _kilobytes(f"/proc/{name}/status", "VmHWM:"))
+                    together += _kilobytes(f"/proc/{name}/smaps_rollup", "Pss:")
+        self.all_kb = max(self.all_kb, together)
+
+
+def _kilobytes(path: str, field: str) -> int:
+    return int(pathlib.Path(path).read_text().split(field)[1].split()[0])
+
+
+class Pairs(NamedTuple):
+    """Several runs of two jobs, taken in turns, so that what slows the machine down meets both."""
+
+    ours: list[Cost]
+    other: list[Cost]
+
+    def wall_s(self) -> tuple[float, float]:
+        """Median wall time of each."""
+        return tuple(statistics.median(cost.wall_s for cost in costs) for costs in self)  # type: ignore[return-value]
+
+    def ratio(self) -> float:
+        """How many times as long the other took: the median of the pairs' ratios."""
+        return statistics.median(b.wall_s / a.wall_s for a, b in zip(*self, strict=True))
+
+    def memory(self) -> str:
+        """Peaks, as words for the table."""
+        (one, everything), (other_one, other_all) = (
+            (max(c.one_mb for c in costs), max(c.all_mb for c in costs)) for costs in self
+        )
+        return f"{one:,.0f} / {everything:,.0f} MB, other {other_one:,.0f} / {other_all:,.0f} MB"
+
+
+def pairs(ours: Callable[[], Cost], other: Callable[[], Cost], number: int) -> Pairs:
+    """Runs both `number` times: A B, A B, …"""
+    measured = [(ours(), other()) for _ in range(number)]
+    return Pairs([a for a, _ in measured], [b for _, b in measured])
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as a table in plain text."""
+    header = Row("what", "ours", "peer or floor", "ratio", "target", None, "peak memory (largest process / all)")
+    marks = {True: " ok", False: " MISSED", None: ""}
+    cells = [(r.what, r.ours, r.other, r.ratio, r.target + marks[r.met], r.memory) for r in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])

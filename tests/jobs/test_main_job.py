@@ -1,0 +1,203 @@
+"""The command as users run it: what it prints, how it fails, and that killed runs end in the same bytes."""
+
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+YAML = """
+name: mine
+steps:
+  - where: "original_width >= 150 and text is not null"
+  - clip_score: {model: l14, fraction: 0.5}
+shards: {samples: 50}
+"""
+
+
+def outputs(run: pathlib.Path) -> dict[str, bytes]:
+    """Every output by name; the manifest without its times."""
+    found = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and "work" not in p.parts}
+    record = json.loads(found["manifest.json"])
+    del record["times"]
+    found["manifest.json"] = json.dumps(record).encode()
+    return found
+
+
+def test_a_yaml_recipe_on_a_folder(curate, toy_pool, tmp_path):
+    (tmp_path / "mine.yaml").write_text(YAML)
+    done = curate("--pool", toy_pool, "--recipe", tmp_path / "mine.yaml", "--select-only", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/manifest.json").read_text())
+    subset = np.load(tmp_path / "run/subset.npy", allow_pickle=False)
+    assert len(subset) == record["rows"]["kept"] > 100
+    assert f"{record['rows']['kept']:,}" in done.stdout
+    assert record["rows"]["in"] == 1000 == record["rows"]["kept"] + sum(s["dropped"] for s in record["rows"]["dropped"])
+
+
+def test_a_finished_run_does_nothing_and_another_recipe_is_refused(curate, toy_pool, tmp_path):
+    def again(*more):
+        return curate("--pool", toy_pool, "--select-only", "--out", tmp_path / "run", *more)
+
+    assert again().returncode == 0
+    before = (tmp_path / "run/manifest.json").stat().st_mtime_ns
+    done = again()
+    assert done.returncode == 0
+    assert "nothing to do" in done.stdout
+    assert (tmp_path / "run/manifest.json").stat().st_mtime_ns == before
+    refused = again("--recipe", "no_filter")
+    assert refused.returncode == 1
+    assert "holds another run (recipe was" in refused.stderr
+    assert "--overwrite" in refused.stderr
+    assert again("--recipe", "no_filter", "--overwrite").returncode == 0
+    assert len(np.load(tmp_path / "run/subset.npy")) == 1000
+
+
+def test_a_folder_of_other_things_is_left_alone(curate, toy_pool, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    for more in ((), ("--overwrite",)):
+        done = curate("--pool", toy_pool, "--select-only", "--out", tmp_path / "mine", *more)
+        assert done.returncode == 1
+        assert "holds thesis.txt but no run" in done.stderr
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--poool", "demo"], 2, "Did you mean --pool?"),
+        (["--pool", "demoo"], 1, "unknown pool 'demoo'. Did you mean 'demo'?"),
+        (["--pool", "demo:few"], 1, "the number of pairs is 'few'"),
+        (["--pool", "commoncrawl"], 1, "needs one of small, medium, large, xlarge"),
+        (["--pool", "commoncrawl", "--scale", "smal"], 1, "Did you mean 'small'?"),
+        (["--pool", "demo", "--scale", "small"], 1, "only commoncrawl has scales"),
+        (["--pool", "{pool}", "--recipe", "clip_score_l14_30_percents"], 1, "Did you mean 'clip_score_l14_30_percent'?"),
+        (["--pool", "{pool}", "--recipe", "nowhere.yaml"], 1, "nowhere.yaml"),
+        (["--pool", "{pool}", "--columns", "text=caption", "--recipe", "basic_filter"], 1, "unknown column 'caption'"),
+        (["--pool", "{pool}", "--columns", "text"], 2, "OURS=THEIRS"),
+        (["--pool", "{pool}", "--limit-files", "0"], 2, "a whole number above 0"),
+        (["--pool", "{pool}", "--workers", "two"], 2, "a whole number above 0"),
+        (["--pool", "{pool}", "--min-kept", "3"], 2, "a number from 0 to 1"),
+        (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
+        (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
+        (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
+        (["retri", "x"], 2, "Did you mean 'retry'?"),
+        (["retry", "{pool}", "--status", "timeout"], 1, "holds no run whose shards are finished"),
+        (["retry", "{pool}", "--status", "timeot"], 1, "Did you mean 'timeout'?"),
+        (["retry", "{pool}", "--status", "ok"], 1, "these images are there"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(curate, toy_pool, tmp_path, args, code, words):
+    done = curate(*(a.format(pool=toy_pool) for a in args), cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "more", "words"),
+    [
+        ("text = 'nowhere to be found'", [], "keeps none of the 1,000 rows that reach it"),
+        ("url like '%00%' and original_width > 1700", ["--min-kept", "0.5"], "less than --min-kept 0.5"),
+    ],
+)
+def test_a_step_that_keeps_nearly_nothing_stops_the_run(curate, toy_pool, tmp_path, where, more, words):
+    (tmp_path / "r.yaml").write_text(f"name: r\nsteps:\n  - where: \"{where}\"\n")
+    done = curate("--pool", toy_pool, "--recipe", tmp_path / "r.yaml", "--select-only", "--out", tmp_path / "run", *more)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not (tmp_path / "run/subset.npy").exists()
+
+
+def test_an_output_folder_that_cannot_be_written(curate, toy_pool, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = curate("--pool", toy_pool, "--select-only", "--out", tmp_path / "file/run")
+    assert done.returncode == 1
+    assert f"--out {tmp_path}/file/run: Not a directory, but the run must write there" in done.stderr
+
+
+def test_help_is_quick_and_names_everything():
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "jobs.cli", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.monotonic() - start)
+    assert min(times) < 1
+    for word in ("--pool", "commoncrawl", "--select-only", "reshard", "retry", "recipes"):
+        assert word in done.stdout
+    slow = "import sys, jobs.cli\ntry:\n jobs.cli.main(['--help'])\nexcept SystemExit:\n pass\nprint(sorted(sys.modules), file=sys.stderr)"
+    loaded = subprocess.run([sys.executable, "-c", slow], capture_output=True, text=True, check=True).stderr
+    assert not {"'apache_beam'", "'img2dataset'", "'torch'", "'pyarrow'", "'duckdb'"} & set(loaded.strip("[]\n").split(", "))
+
+
+def test_recipes_are_listed_with_their_source(curate):
+    done = curate("recipes")
+    assert done.returncode == 0
+    assert "clip_score_l14_30_percent (the default)" in done.stdout
+    assert "arXiv:2304.14108" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def demo_run(tmp_path_factory) -> pathlib.Path:
+    """A run of a small demo pool, undisturbed."""
+    out = tmp_path_factory.mktemp("demo") / "run"
+    _demo(out, "2").check_returncode()
+    return out
+
+
+def _demo(out: pathlib.Path, workers: str) -> subprocess.CompletedProcess:
+    return subprocess.run(_command(out, workers), capture_output=True, text=True, timeout=120)
+
+
+def _command(out: pathlib.Path, workers: str) -> list[str]:
+    recipe = out.parent / "recipe.yaml"
+    recipe.write_text("name: half\nsteps:\n  - clip_score: {model: l14, fraction: 0.5}\nshards: {samples: 40}\n")
+    return [sys.executable, "-m", "jobs.cli", "--pool", "demo:400", "--recipe", recipe, "--out", out, "--workers", workers]
+
+
+def test_the_demo_accounts_for_every_sample(demo_run):
+    import pyarrow.parquet as pq
+
+    record = json.loads((demo_run / "manifest.json").read_text())
+    assert record["rows"]["kept"] == sum(record["samples"].values()) == 201
+    assert record["samples"]["ok"] > 100
+    ledgers = [pq.read_table(p) for p in sorted((demo_run / "shards").glob("*.parquet"))]
+    assert [t.num_rows for t in ledgers] == [40, 40, 40, 40, 40, 1]
+    sizes = json.loads((demo_run / "shards/sizes.json").read_text())
+    assert sum(sizes.values()) == record["samples"]["ok"]
+
+
+def test_one_worker_writes_the_same_bytes(demo_run, tmp_path):
+    _demo(tmp_path / "run", "1").check_returncode()
+    assert outputs(tmp_path / "run") == outputs(demo_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_kill_9_at_a_random_point_and_start_again(demo_run, tmp_path, seed):
+    rng = random.Random(seed)
+    out = tmp_path / "run"
+    for _ in range(3):
+        process = subprocess.Popen(_command(out, "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.5, 5))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = _demo(out, "2")
+    assert done.returncode == 0, done.stderr
+    assert outputs(out) == outputs(demo_run)
+
+
+def test_ctrl_c_stops_and_says_how_to_go_on(demo_run, tmp_path):
+    process = subprocess.Popen(_command(tmp_path / "run", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
