@@ -38,6 +38,7 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "train": ["open_clip_torch>=3.2,<5"],
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
+        "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["curate = jobs.cli:main"]},
+    entry_points={"console_scripts": ["curate = jobs.cli:entry"]},
 )

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from metadata.errors import CurateError
@@ -43,6 +44,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def entry() -> None:
+    """The console script: `main`, and then out at once.
+
+    Beam's and gRPC's threads are still winding up when a job is done, and now and then one of them makes the
+    interpreter abort on its way out ("terminate called without an active exception"), after everything was written.
+    """
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
@@ -71,4 +88,4 @@ class Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

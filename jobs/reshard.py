@@ -11,13 +11,17 @@ SUMMARY = "copy a subset's samples out of shards that are already downloaded"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where from, which, where to."""
-    parser.add_argument("--shards", metavar="FOLDER", required=True, help="webdataset tars whose json members have a uid; a path or address")
-    parser.add_argument("--subset", metavar="FILE.npy", required=True, help="the uids to keep, as `curate` and DataComp write them")
+    parser.add_argument("--shards", metavar="FOLDER", required=True,
+                        help="webdataset tars whose json members have a uid; a path or address")
+    parser.add_argument("--subset", metavar="FILE.npy", required=True,
+                        help="the uids to keep, as `curate` and DataComp write them")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new tars go; a path or address")
-    parser.add_argument("--samples", metavar="N", type=_positive, default=10_000, help="in each tar but the last (default: %(default)s)")
+    parser.add_argument("--samples", metavar="N", type=_positive, default=10_000,
+                        help="in each tar but the last (default: %(default)s)")
     parser.add_argument("--workers", metavar="N", type=_positive, default=os.cpu_count() or 1,
                         help="processes (default: the number of cores, %(default)s here)")
-    parser.add_argument("--overwrite", action="store_true", help="replace what another subset or other shards left in --out")
+    parser.add_argument("--overwrite", action="store_true",
+                        help="replace what another subset or other shards left in --out")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ def unknown(kind: str, given: str, known: Iterable[str], where: str = "") -> Cur
     known = list(known)
     near = difflib.get_close_matches(given, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return CurateError(f"{where + ': ' if where else ''}unknown {kind} {printable(given)!r}.{hint} Known: {', '.join(known)}.")
+    place = f"{where}: " if where else ""
+    return CurateError(f"{place}unknown {kind} {printable(given)!r}.{hint} Known: {', '.join(known)}.")
 
 
 def printable(text: object, limit: int = 120) -> str:

@@ -4,8 +4,12 @@ Source: CommonPool as published with DataComp (arXiv:2304.14108). Pools under ot
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from metadata.errors import CurateError, printable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,8 +17,7 @@ class Column:
     """A column filters and the image step may ask for.
 
     Attributes:
-        type: what readers hand on; a file may hold any type of the same kind (int32 for int64, double for float, large
-            strings), which is cast. Scores in double are rounded to float32, as CommonPool holds them.
+        type: what readers hand on; a file may hold any type of the same kind (`fits`), which is cast.
         about: unit, range and origin.
     """
 
@@ -37,3 +40,66 @@ COLUMNS = {
         Column("sha256", pa.string(), "of the image's bytes when the pool was built, 64 hexadecimal digits"),
     )
 }
+
+_KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
+    lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t),
+    pa.types.is_integer,
+    pa.types.is_floating,
+)
+
+
+def fits(given: pa.DataType, needed: pa.DataType) -> bool:
+    """Whether a column of type `given` can be read as `needed` without a change of meaning.
+
+    So it is for strings of any layout, whole numbers of any width, floats of any width, lists of what fits,
+    dictionaries of what fits, and a column that has nothing but nulls.
+    """
+    if pa.types.is_null(given):
+        return True
+    if pa.types.is_dictionary(given):
+        return fits(given.value_type, needed)
+    if _is_list(given) and _is_list(needed):
+        return fits(given.value_type, needed.value_type)
+    return any(kind(given) and kind(needed) for kind in _KINDS)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.Array:
+    """The column's values in the type that readers hand on.
+
+    Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not in COLUMNS
+    keeps its type. Nulls stay.
+
+    Args:
+        array: of a type that `fits`.
+        column: our name of it.
+        where: the file, for the error.
+        first_row: row of the file that the array begins with, for the error.
+
+    Raises:
+        CurateError: a whole number is too large, or a string is not UTF-8 (Arrow does not look when it reads).
+    """
+    needed = COLUMNS[column].type if column in COLUMNS else array.type
+
+    def convert(part: pa.Array) -> pa.Array:
+        made = part if part.type == needed else pc.cast(part, needed, safe=not pa.types.is_floating(needed))
+        made.validate(full=True)
+        return made
+
+    try:
+        return convert(array)
+    except pa.ArrowException as error:
+        row = next(i for i in range(len(array)) if not _succeeds(convert, array.slice(i, 1)))
+        raise CurateError(f"{where}: column {column!r} has in row {first_row + row} a value that is no {needed} "
+                          f"({printable(error)}), but every row is needed. Mend the file.") from error
+
+
+def _succeeds(function: Callable[[pa.Array], pa.Array], part: pa.Array) -> bool:
+    try:
+        function(part)
+    except pa.ArrowException:
+        return False
+    return True

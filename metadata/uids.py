@@ -13,12 +13,13 @@ from metadata.errors import CurateError, printable
 UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 
 
-def parse(uids: pa.Array, where: str = "uid") -> np.ndarray:
+def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
     """The uids as numbers.
 
     Args:
         uids: strings of exactly 32 hexadecimal digits, in either case.
         where: named in the error: the file the uids are from.
+        first_row: row of the file that the array begins with, for the error.
 
     Returns:
         UID_DTYPE, shape (len(uids),), in the order given.
@@ -27,28 +28,29 @@ def parse(uids: pa.Array, where: str = "uid") -> np.ndarray:
         CurateError: a uid is null or is not 32 hexadecimal digits.
     """
     if uids.null_count:
-        row = pc.index(pc.is_null(uids), True).as_py()
-        raise CurateError(f"{where}: the uid of row {row} is null, but every row needs one. Remove such rows, or read the "
-                          f"pool with --columns uid= so that uids are made from url and text.")
-    lengths = pc.binary_length(uids)
-    if len(uids) and (pc.min(lengths).as_py() != 32 or pc.max(lengths).as_py() != 32):
-        _raise_malformed(uids, where)
+        row = first_row + pc.index(pc.is_null(uids), True).as_py()
+        raise CurateError(f"{where}: the uid of row {row} is null, but every row needs one. Remove such rows, or read "
+                          f"the pool with --columns uid= so that uids are made from url and text.")
+    if not len(uids):
+        return np.empty(0, UID_DTYPE)
     data = uids.cast(pa.string())
     _, offsets, values = data.buffers()
-    start = np.frombuffer(offsets, np.int32, count=1, offset=4 * data.offset)[0] if len(data) else 0
-    text = memoryview(values)[start : start + 32 * len(data)] if len(data) else b""
+    ends = np.frombuffer(offsets, np.int32, count=len(data) + 1, offset=4 * data.offset)
     try:
-        raw = binascii.unhexlify(text)
+        if (ends[1:] - ends[:-1] != 32).any():
+            raise binascii.Error
+        raw = binascii.unhexlify(memoryview(values)[ends[0] : ends[-1]])
     except binascii.Error:
-        _raise_malformed(uids, where)
+        raise _malformed(data, where, first_row) from None
     return np.frombuffer(raw, ">u8").astype("<u8").view(UID_DTYPE)
 
 
-def _raise_malformed(uids: pa.Array, where: str) -> None:
-    good = pc.match_substring_regex(uids, r"^[0-9a-fA-F]{32}$")
-    row = pc.index(good, False).as_py()
-    raise CurateError(f"{where}: the uid of row {row} is {printable(uids[row].as_py())!r}, but a uid is 32 hexadecimal digits. "
-                      f"Mend the file, or read the pool with --columns uid= so that uids are made from url and text.")
+def _malformed(uids: pa.Array, where: str, first_row: int) -> CurateError:
+    data = uids.cast(pa.binary())  # it may not even be UTF-8
+    row = pc.index(pc.match_substring_regex(data, r"^[0-9a-fA-F]{32}$"), False).as_py()
+    shown = printable(data[row].as_py().decode(errors="backslashreplace"))
+    return CurateError(f"{where}: the uid of row {first_row + row} is {shown!r}, but a uid is 32 hexadecimal digits. "
+                       f"Mend the file, or read the pool with --columns uid= so that uids are made from url and text.")
 
 
 def text_of(uids: np.ndarray) -> list[str]:

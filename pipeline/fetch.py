@@ -190,6 +190,7 @@ class _Fetcher:
     def __init__(self, policy: FetchPolicy, results: "queue.SimpleQueue"):
         self.policy = policy
         self.results = results
+        self.delivered = 0
         self.room = _Room(policy.concurrency * SMALL_BYTES + policy.max_bytes)
         self.slots = asyncio.Semaphore(policy.concurrency)
         self.host_slots: dict[str | None, asyncio.Semaphore] = collections.defaultdict(
@@ -225,6 +226,8 @@ class _Fetcher:
             raise group.exceptions[0] from None
         finally:
             await self.addresses.close()
+        if self.delivered != len(urls):  # a task that was cancelled by mistake ends without a word
+            raise RuntimeError(f"fetching: {len(urls)} URLs were given, but {self.delivered} have an outcome")
 
     async def _fetch(self, index: int, text: str | None) -> None:
         try:
@@ -232,6 +235,7 @@ class _Fetcher:
         except Refused as refused:
             fetched = Fetched(refused.status, attempts=0)
         self.results.put((index, fetched))
+        self.delivered += 1
 
     async def _within_deadline(self, url: yarl.URL) -> Fetched:
         job = _Job(url, asyncio.timeout(self.policy.timeout_s))

@@ -148,8 +148,8 @@ def retry_shard(
     if not again:
         return before, before
     with _scratch(folder) as scratch:
-        chosen = [[values[index] for index in again] for values in (keys, planned)]
-        new = dict(zip(again, _fetch(*chosen, fetch, images, scratch, on_progress), strict=True))
+        chosen = [keys[index] for index in again], [planned[index] for index in again]
+        new = dict(zip(again, _fetch(chosen[0], chosen[1], fetch, images, scratch, on_progress), strict=True))
         outcomes = [_later(outcome, new.get(index)) for index, outcome in enumerate(old)]
         tar = ledger.schema.metadata
         if any(outcome.length for outcome in outcomes):

@@ -130,8 +130,8 @@ def samples(tar: Source) -> Iterator[Sample]:
     """The samples of a tar, in its order.
 
     As webdataset has it, a name's key is all before the first dot of its last part, folders included, and its extension
-    all after, in lower case; neighbours of one key are a sample. Files without a key or an extension belong to none, and
-    directories are passed over.
+    is all after that dot, in lower case; neighbours of one key are a sample. Files without a key or an extension belong
+    to none, and directories are passed over.
 
     Raises:
         CurateError: the tar is not one, is cut off (a tar has an end mark), is damaged anywhere, goes on after its end
@@ -181,8 +181,7 @@ def _files(tar: Source) -> Iterator[tuple[str, Member]]:
             return _check_end(tar, at)
         try:
             name, size, kind = _parse(block)
-            if given or kind not in _FILE:
-                size = 0 if kind in _DIRECTORY else int(given.get("size", size))  # some give folders a size; none has data
+            size = 0 if kind in _DIRECTORY else int(given.get("size", size))  # some folders have one, none has data
             data = at + BLOCK
             end = data + size + -size % BLOCK
             if end > tar.size:
@@ -219,14 +218,13 @@ def _parse(block: bytes) -> tuple[bytes, int, bytes]:
 
 def _number(field: bytes) -> int:
     """A header's number: octal digits, or base 256 where the first bit is set."""
-    usual = field[:-1]
-    if not usual.strip(_OCTAL):
-        return int(usual, 8)
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\x00")[0].strip(b" ")
+    digits = field.rstrip(b"\x00 ")
     if digits.strip(_OCTAL):
-        raise ValueError("no tar header, or a damaged one")
+        if field[0] == 0x80:
+            return int.from_bytes(field[1:], "big")
+        digits = field.partition(b"\x00")[0].strip(b" ")
+        if digits.strip(_OCTAL):
+            raise ValueError("no tar header, or a damaged one")
     return int(digits or b"0", 8)
 
 
@@ -257,7 +255,7 @@ def _pax_records(body: bytes) -> dict[str, str]:
         name, equals, value = body[space + 1 : end - 1].partition(b"=")
         if not equals or body[end - 1 : end] != b"\n":
             raise ValueError("a damaged PAX header")
-        if name.startswith(b"GNU.sparse") or name == b"size" and not value.isdigit():
+        if name.startswith(b"GNU.sparse") or (name == b"size" and not value.isdigit()):
             raise ValueError(f"a PAX header with {printable(name.decode())} = {printable(value.decode())}")
         if name in (b"path", b"size"):
             records[name.decode()] = value.decode()

@@ -17,8 +17,12 @@ from pipeline.failures import marked
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
-#: What workers need whatever they do. Imported in the fork server, so each worker has it for nothing.
-_PRELOAD = ["pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute", "pyarrow.parquet"]
+#: What workers need whatever they do. Imported in the fork server, so each worker has it for nothing. Arrow imports
+#: pandas when it first meets a numpy array.
+_PRELOAD = [
+    "pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute",
+    "pyarrow.parquet", "pandas",
+]  # fmt: skip
 
 
 def start_fork_server(preload: list[str]) -> None:

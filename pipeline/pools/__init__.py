@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
-from metadata.errors import CurateError, unknown
+from metadata.errors import CurateError, printable, unknown
 from pipeline.pools import commonpool
 from pipeline.scales import SCALES
 
@@ -46,10 +46,14 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
         columns: our column names to the pool's own.
 
     Raises:
-        CurateError: unknown pool or scale, a scale missing or out of place.
+        CurateError: unknown pool or scale, a scale missing or out of place, a column mapped to nothing, or the Hub does
+            not answer.
     """
+    for ours, theirs in columns.items():
+        if not theirs and ours != "uid":
+            raise CurateError(f"--columns {ours}=: no name is given, but only uid can be made. Name the pool's column.")
     kind, _, size = name.partition(":")
-    if kind == "commoncrawl":
+    if name == "commoncrawl":
         if scale is None:
             raise CurateError(f"--pool commoncrawl: no --scale was given, but it needs one of {', '.join(SCALES)}.")
         if scale not in SCALES:
@@ -63,12 +67,14 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
         return _open_demo(name, size, columns)
     if any(mark in name for mark in "/.*"):
         return Pool(name, name, columns)
-    raise unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
+    error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
+    raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
 
 
 def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
     if size and not (size.isdecimal() and int(size) > 0):
-        raise CurateError(f"--pool {name}: the number of pairs is {size!r}, but it is a whole number above 0, as in demo:4000.")
+        raise CurateError(f"--pool {name}: the number of pairs is {size!r}, but a whole number above 0 is needed. "
+                          f"Write for example demo:4000.")
     from pipeline.pools import demo  # it imports OpenCV, which other pools can do without
 
     folder = demo.cached(int(size) if size else demo.DEMO_PAIRS)

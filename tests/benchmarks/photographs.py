@@ -25,7 +25,7 @@ def photograph(seed: int) -> bytes:
     scene = _smooth(rng, width, height)
     for _ in range(rng.integers(8, 24)):
         _draw_thing(rng, scene)
-    scene += cv2.resize(rng.normal(0, 5, (height // 2, width // 2, 3)).astype(np.float32), (width, height))
+    scene += cv2.resize(rng.normal(0, 7.5, (height // 2, width // 2, 3)).astype(np.float32), (width, height))
     quality = int(rng.integers(78, 92))
     return cv2.imencode(".jpg", scene.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 

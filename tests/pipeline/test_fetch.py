@@ -1,5 +1,6 @@
 """The fetcher against real servers on this machine, well-behaved and otherwise."""
 
+import asyncio
 import contextlib
 import pickle
 import resource
@@ -305,6 +306,14 @@ def test_a_name_server_that_does_not_answer(server, names):
     assert [o.status for o in outcomes] == ["timeout", "ok"]
 
 
+def test_a_lookup_outlives_the_url_that_began_it(server, names):
+    names[A_NAME] = lambda: time.sleep(0.7) or ["127.0.0.1"]
+    server.files["/"] = b"x"
+    plan = policy(server, allow_hosts=frozenset({A_NAME}), per_host=1, timeout_s=0.5)
+    assert [o.status for o in fetched([server.url("/", A_NAME)] * 2, plan)] == ["timeout", "ok"]
+    assert names["asked"] == [A_NAME]
+
+
 # Redirects.
 
 
@@ -574,6 +583,15 @@ def test_an_unexpected_exception_reaches_the_consumer(server, monkeypatch):
     with pytest.raises(RuntimeError, match="a mistake in here"), seconds(at_most=2):
         list(fetch_all([server.url("/silent"), server.url("/a"), None], policy(server)))
     assert not fetch_threads()
+
+
+def test_a_lost_url_is_noticed(server, monkeypatch):
+    async def lost(*_):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(fetch._Fetcher, "_request", lost)
+    with pytest.raises(RuntimeError, match="2 URLs were given, but 1 have an outcome"):
+        list(fetch_all([server.url("/"), None], policy(server)))
 
 
 def test_running_out_of_files_is_not_blamed_on_the_links():

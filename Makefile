@@ -1,0 +1,42 @@
+# Everything from a fresh clone: `make demo` runs the main job, `make test` the tests. Each makes the environment it needs.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/curate --pool demo --out runs/demo
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+# The slow ones: kills at random points, training, every recipe's extra.
+test-slow: $(VENV)/installed-all
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --editable '.[lint]'
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-test
+	$(BIN)/python tests/benchmarks/run.py
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]}: 3.11 to 3.13 is needed. Say make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-all: $(VENV)/installed-test
+	$(BIN)/pip install --quiet --editable '.[test,laion2b,train]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

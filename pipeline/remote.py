@@ -1,0 +1,164 @@
+"""Reading what is elsewhere: in byte ranges, and again when the network fails."""
+
+import bisect
+import functools
+import io
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import fsspec
+
+from metadata.errors import CurateError, printable
+from pipeline import storage
+
+T = TypeVar("T")
+
+#: For how long a read is tried again. The Hub's client itself tries for about 25 s each time, so this is three rounds.
+PATIENCE_S = 60
+#: For the first word from a store: a wrong address should not take a minute to be said.
+FIRST_PATIENCE_S = 15
+
+#: Ranges nearer to each other than this are read in one: a request costs about as much as this many bytes.
+_HOLE_BYTES = 1 << 19
+_LARGEST_READ_BYTES = 1 << 26
+
+
+def retried(function: Callable[[], T], where: str, patience_s: float = PATIENCE_S, hint: str = "") -> T:
+    """What `function` returns, tried again with growing waits while the network fails.
+
+    Args:
+        where: the address, for the error.
+        patience_s: no try starts later than this after the first.
+        hint: added to the error's advice.
+
+    Raises:
+        CurateError: it failed to the end, or in a way that another try does not mend.
+    """
+    last_s = time.monotonic() + patience_s
+    for wait_s in itertools.chain((1, 2, 4, 8), itertools.repeat(16)):
+        try:
+            return function()
+        except CurateError:
+            raise
+        except Exception as error:  # network failures have as many types as there are file systems
+            what = _what_happened(error)
+            if isinstance(what, FileNotFoundError):
+                raise CurateError(f"{where}: there is no such file or folder. Check the address{hint}.") from error
+            if not _may_pass(what) or time.monotonic() + wait_s > last_s:
+                raise CurateError(f"{where}: can't be read ({reason(what)}). Check the address, the network and your "
+                                  f"credentials{hint}, then run the same command again.") from error
+            time.sleep(wait_s)
+    raise AssertionError("the waits never end")
+
+
+def reason(error: Exception) -> str:
+    """An exception in a few words: its type, and the first line of what it says."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {printable(first)}" if first else type(error).__name__
+
+
+def _what_happened(error: Exception) -> Exception:
+    """The error itself, but for fsspec's http, which calls every failure a FileNotFoundError and keeps the true one."""
+    import aiohttp
+
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, (aiohttp.ClientError, TimeoutError)):
+        return cause
+    return error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may succeed: not after a refusal (4xx but for 408, 425, 429) or a misuse."""
+    # requests and httpx keep the response, aiohttp the status.
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    if isinstance(status, int):
+        return status in (408, 425, 429) or status >= 500
+    return not isinstance(error, (PermissionError, ValueError, TypeError, ImportError, NotImplementedError))
+
+
+@functools.cache
+def _filesystem(root: str) -> fsspec.AbstractFileSystem:
+    """One for all files of a process: the Hub's own cache is one a thread, and each asks for the whole repo again."""
+    return storage.filesystem(root)[0]
+
+
+class RemoteFile(io.RawIOBase):
+    """A file that is elsewhere, for pyarrow: every read is one range request, tried again when it fails.
+
+    Attributes:
+        length: of the file, in bytes.
+    """
+
+    def __init__(self, address: str, size: int | None) -> None:
+        """Opens the file at `address`; a size that is known saves a request."""
+        self.where = address
+        fs = _filesystem("/".join(address.split("/")[:3]))
+        path = fs._strip_protocol(address)
+        self.length = size if size is not None else retried(lambda: fs.size(path), address)
+        if self.length is None:
+            raise CurateError(f"{self.where}: the server does not say how large it is, but it is read from its end. "
+                              f"Fetch the file and give its path.")
+        # No read-ahead: what is needed of a parquet file is known to the byte.
+        self.file = retried(lambda: fs.open(path, "rb", cache_type="none", size=self.length), address)
+        self.position = 0
+        self.held: list[tuple[int, bytes]] = []
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.length}[whence]
+        return self.position
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self.length if size is None or size < 0 else min(self.length, self.position + size)
+        start, self.position = self.position, max(self.position, end)
+        if end <= start:
+            return b""
+        at = bisect.bisect_right(self.held, start, key=lambda block: block[0]) - 1
+        if at >= 0:
+            first, data = self.held[at]
+            if end <= first + len(data):
+                return data[start - first : end - first]
+        return self._fetch(start, end)
+
+    def hold(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetches the ranges (first byte, the one after the last) in few requests, for the reads that follow.
+
+        What was held before is let go.
+        """
+        self.held = []
+        self.held = [(start, self._fetch(start, end)) for start, end in joined(ranges)]
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        def fetch() -> bytes:
+            self.file.seek(start)
+            try:
+                data = self.file.read(end - start)
+            except ValueError as error:
+                raise CurateError(f"{self.where}: the server does not give parts of a file ({reason(error)}), but only "
+                                  f"parts are read. Fetch the file and give its path.") from error
+            if len(data) != end - start:
+                raise OSError(f"{len(data)} bytes came of {end - start}")
+            return data
+
+        return retried(fetch, self.where)
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The ranges in order, those with little between them made one, as long as it stays of a reasonable size."""
+    result: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if result and start - result[-1][1] <= _HOLE_BYTES and end - result[-1][0] <= _LARGEST_READ_BYTES:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        else:
+            result.append((start, end))
+    return result

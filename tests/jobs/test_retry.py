@@ -1,0 +1,98 @@
+"""`curate retry`: only what failed so is fetched again, and only what changes is rewritten."""
+
+import json
+import pathlib
+
+import pyarrow.parquet as pq
+import pytest
+from image_server import serving
+
+RECIPE = "name: all\nsteps: []\nshards: {samples: 10}\n"
+
+
+@pytest.fixture
+def server():
+    with serving() as running:
+        yield running
+
+
+@pytest.fixture
+def run(curate, server, write_pool, tmp_path):
+    """run(name) -> the folder of a run over 30 images in 3 shards."""
+    (tmp_path / "all.yaml").write_text(RECIPE)
+    pool = write_pool(tmp_path / "pool", server.rows(30))
+
+    def make(name: str) -> pathlib.Path:
+        out = tmp_path / name
+        done = curate("--pool", pool, "--recipe", tmp_path / "all.yaml", "--allow-host", server.host, "--out", out)
+        assert done.returncode == 0, done.stderr
+        return out
+
+    return make
+
+
+def shards(out: pathlib.Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((out / "shards").iterdir())}
+
+
+def numbers(ledger: pathlib.Path) -> set[str]:
+    """The numbers of a shard's images."""
+    return {pathlib.PurePosixPath(url).stem for url in pq.read_table(ledger)["url"].to_pylist()}
+
+
+def test_a_retry_ends_as_a_luckier_run_would_have(run, curate, server):
+    server.failing = {3: 503, 4: 404, 25: 503}
+    out = run("run")
+    before = shards(out)
+    times = {p.name: p.stat().st_mtime_ns for p in (out / "shards").iterdir()}
+    server.failing = {}
+    server.requests.clear()
+    done = curate("retry", out, "--status", "http_5xx", "--allow-host", server.host)
+    assert done.returncode == 0, done.stderr
+    assert sorted(server.requests) == ["/25.jpg", "/3.jpg"]
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["samples"] == {"http_4xx": 1, "ok": 29}
+    assert sum(json.loads((out / "shards/sizes.json").read_text()).values()) == 29
+    server.failing = {4: 404}
+    lucky = shards(run("lucky"))
+    after = shards(out)
+    mended = {p.stem for p in (out / "shards").glob("*.parquet") if {"3", "25"} & numbers(p)}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"{stem}.{kind}" for stem in mended for kind in ("tar", "parquet")} | {"sizes.json"}
+    assert len(mended) == 2
+    assert {n: b for n, b in after.items() if n.endswith(".tar")} == {n: b for n, b in lucky.items() if n.endswith(".tar")}
+    untouched = {p.name for p in (out / "shards").iterdir() if p.stat().st_mtime_ns == times[p.name]}
+    assert untouched == set(after) - changed
+    # A run that is told so again has nothing left to do, and says so.
+    again = curate("retry", out, "--status", "http_5xx", "--allow-host", server.host)
+    assert again.returncode == 1
+    assert "no sample ended as http_5xx. Its statuses: http_4xx 1, ok 29" in again.stderr
+
+
+def test_a_retry_in_vain_leaves_the_tars(run, curate, server):
+    server.failing = {3: 503}
+    out = run("run")
+    tars = {p: p.stat().st_mtime_ns for p in (out / "shards").glob("*.tar")}
+    done = curate("retry", out, "--status", "http_5xx,timeout", "--allow-host", server.host)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in (out / "shards").glob("*.tar")} == tars
+    assert json.loads((out / "manifest.json").read_text())["samples"] == {"http_5xx": 1, "ok": 29}
+
+
+def test_without_allow_host_nothing_is_contacted_and_the_command_says_so(curate, server, write_pool, tmp_path):
+    pool = write_pool(tmp_path / "pool", server.rows(5))
+    done = curate("--pool", pool, "--recipe", "no_filter", "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "none of the 5 images could be had" in done.stderr
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["samples"] == {"forbidden_address": 5}
+    assert server.requests == []
+
+
+def test_select_only_can_be_continued_to_images(curate, server, write_pool, tmp_path):
+    pool = write_pool(tmp_path / "pool", server.rows(5))
+    args = ["--pool", pool, "--recipe", "no_filter", "--allow-host", server.host, "--out", tmp_path / "run"]
+    assert curate(*args, "--select-only").returncode == 0
+    assert not (tmp_path / "run/shards").exists()
+    done = curate(*args)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/manifest.json").read_text())["samples"] == {"ok": 5}
