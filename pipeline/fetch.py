@@ -63,7 +63,7 @@ class FetchPolicy:
     attempts: int = 3
     max_redirects: int = 5
     backoff_s: float = 0.5
-    user_agent: str = "Mozilla/5.0 (compatible; clip-curate; +https://pypi.org/project/clip-curate/)"
+    user_agent: str = "Mozilla/5.0 (compatible; clip-curate; image-text data curation, honours X-Robots-Tag)"
     user_agent_token: str = "clip-curate"
 
     def __post_init__(self) -> None:

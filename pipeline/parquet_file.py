@@ -46,28 +46,21 @@ class ParquetFile:
             CurateError: the data is cut off or broken; the column is named.
         """
         names = list(dict.fromkeys(names))
-        reader = pq.ParquetFile(self.file, metadata=self.metadata, pre_buffer=False, page_checksum_verification=True)
+        reader = pq.ParquetFile(
+            self.file,
+            metadata=self.metadata,
+            pre_buffer=isinstance(self.file, RemoteFile),  # pyarrow then joins near ranges, and asks ahead
+            page_checksum_verification=True,
+        )
         rows = self.group_rows[groups.start : groups.stop]
         try:
-            for first, end, _ in cut(rows, BATCH_ROWS):
-                window = groups[first:end]
-                if isinstance(self.file, RemoteFile):
-                    self.file.hold(self._chunks(window, names))
-                yield from reader.iter_batches(BATCH_ROWS, row_groups=list(window), columns=names, use_threads=False)
+            for first, end, _ in cut(rows, BATCH_ROWS):  # what is asked ahead is in memory until its run is read
+                run = list(groups[first:end])
+                yield from reader.iter_batches(BATCH_ROWS, row_groups=run, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(reader, groups, names)
             raise CurateError(f"{self.path}: {broken} can't be read ({printable(error)}), but every row is needed. "
                               f"Fetch the file again.") from error
-
-    def _chunks(self, groups: range, names: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """Where in the file those columns of those row groups are."""
-        for group in groups:
-            found = self.metadata.row_group(group)
-            for number in range(found.num_columns):
-                chunk = found.column(number)
-                if any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in names):
-                    start = chunk.dictionary_page_offset or chunk.data_page_offset
-                    yield start, start + chunk.total_compressed_size
 
     def _broken(self, reader: pq.ParquetFile, groups: range, names: Sequence[str]) -> str:
         """Which of the columns it is, found by reading them one by one."""

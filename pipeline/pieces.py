@@ -4,6 +4,8 @@ import concurrent.futures
 import dataclasses
 import glob
 import os
+import pathlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 import fsspec
@@ -78,12 +80,12 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
         raise CurateError(f"{where}: {error}. Give a local path or an address such as s3://bucket/folder.") from error
     if "file" in fs.protocol:
         try:
-            found = sorted(_list_local(path))
+            found = sorted(set(_list_local(path)))
         except OSError as error:
             raise CurateError(f"{where}: {error.filename} can't be read ({error.strerror}). Check the address and the "
                               f"permissions.") from error
     else:
-        remote = retried(lambda: sorted(_list_remote(fs, path)), where, FIRST_PATIENCE_S)
+        remote = retried(lambda: sorted(set(_list_remote(fs, path))), where, FIRST_PATIENCE_S)
         found = [(fs.unstrip_protocol(name), size) for name, size in remote]
     if not found:
         raise CurateError(f"{where}: there is no parquet file, but a pool is one, a folder or a glob of them. "
@@ -93,48 +95,51 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
 
 def _list_local(path: str) -> Iterator[tuple[str, int]]:
     # fsspec's own listing leaves out links, and folders that it may not read, without a word.
-    for root in [path] if os.path.lexists(path) else glob.glob(path, recursive=True) or [path]:
+    roots = [path] if os.path.lexists(path) else glob.glob(path, recursive=True)
+    for root in roots or [path]:
+        if root != path and not _is_data(root, _base(path)):
+            continue
         if not os.path.isdir(root):
             if root == path or root.endswith(".parquet"):
                 yield root, os.path.getsize(root)
             continue
         for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-            folders[:] = [name for name in folders if _is_data(name) and not _is_loop(os.path.join(folder, name))]
+            below = {name: os.path.join(folder, name) for name in (*folders, *names) if _is_data(name)}
+            folders[:] = [name for name in folders if name in below and not _is_loop(below[name])]
             for name in names:
-                if _is_data(name) and name.endswith(".parquet"):
-                    yield os.path.join(folder, name), os.path.getsize(os.path.join(folder, name))
+                if name in below and name.endswith(".parquet"):
+                    yield below[name], os.path.getsize(below[name])
 
 
 def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_data(name: str) -> bool:
-    return not name.startswith((".", "_"))
-
-
 def _is_loop(folder: str) -> bool:
-    """Whether a folder is a link to one that it is in."""
-    parent, target = os.path.realpath(os.path.dirname(folder)), os.path.realpath(folder)
-    return os.path.islink(folder) and os.path.commonpath([parent, target]) == target
+    """Whether a folder is a link to one of those that led to it."""
+    return os.path.islink(folder) and any(parent.samefile(folder) for parent in pathlib.Path(folder).parents)
+
+
+def _is_data(path: str, base: str = "") -> bool:
+    """Whether nothing in the path below `base` has a name that begins with a dot or an underscore."""
+    return not any(part.startswith((".", "_")) for part in path.removeprefix(base).split("/"))
+
+
+def _base(pattern: str) -> str:
+    """The folder that a glob searches."""
+    return re.split(r"[*?\[]", pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _list_remote(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str, int | None]]:
     marks = "*[" if path.startswith(("http://", "https://")) else "*?["
-    if any(mark in path for mark in marks) and not fs.exists(path):
-        roots = fs.glob(path, detail=True)
-    else:
-        roots = {path: fs.info(path)}
-    for root, info in roots.items():
+    is_glob = any(mark in path for mark in marks) and not fs.exists(path)
+    base = _base(path) if is_glob else path
+    for root, info in (fs.glob(path, detail=True) if is_glob else {path: fs.info(path)}).items():
         # Over http a folder is a page of links, and only the slash at its end tells it from a file.
-        if info["type"] == "file" and not root.endswith("/"):
-            if root == path or root.endswith(".parquet"):
-                yield root, info["size"]
-            continue
-        for name, below in fs.find(root, detail=True).items():
-            inside = name.removeprefix(root).strip("/").split("/")
-            if below["type"] == "file" and name.endswith(".parquet") and all(map(_is_data, inside)):
-                yield name, below["size"]
+        is_file = info["type"] == "file" and not root.endswith("/")
+        for name, found in ({root: info} if is_file else fs.find(root, detail=True)).items():
+            if found["type"] == "file" and (name == path or (name.endswith(".parquet") and _is_data(name, base))):
+                yield name, found["size"]
 
 
 @dataclasses.dataclass(frozen=True)

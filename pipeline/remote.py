@@ -1,11 +1,11 @@
 """Reading what is elsewhere: in byte ranges, and again when the network fails."""
 
-import bisect
+import collections
 import functools
 import io
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 import fsspec
@@ -20,9 +20,8 @@ PATIENCE_S = 60
 #: For the first word from a store: a wrong address should not take a minute to be said.
 FIRST_PATIENCE_S = 15
 
-#: Ranges nearer to each other than this are read in one: a request costs about as much as this many bytes.
-_HOLE_BYTES = 1 << 19
-_LARGEST_READ_BYTES = 1 << 26
+#: No request asks for less: it costs about as much as this many bytes, and what comes after is often wanted next.
+_LEAST_BYTES = 1 << 19
 
 
 def retried(function: Callable[[], T], where: str, patience_s: float = PATIENCE_S, hint: str = "") -> T:
@@ -64,16 +63,13 @@ def _what_happened(error: Exception) -> Exception:
     import aiohttp
 
     cause = error.__cause__
-    if isinstance(error, FileNotFoundError) and isinstance(cause, (aiohttp.ClientError, TimeoutError)):
-        return cause
-    return error
+    is_missing = not isinstance(cause, (aiohttp.ClientError, TimeoutError)) or _status(cause) == 404
+    return error if is_missing or not isinstance(error, FileNotFoundError) else cause
 
 
 def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: not after a refusal (4xx but for 408, 425, 429) or a misuse."""
-    # requests and httpx keep the response, aiohttp the status.
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
-    if isinstance(status, int):
+    if (status := _status(error)) is not None:
         return status in (408, 425, 429) or status >= 500
     return not isinstance(error, (PermissionError, ValueError, TypeError, ImportError, NotImplementedError))
 
@@ -84,8 +80,14 @@ def _filesystem(root: str) -> fsspec.AbstractFileSystem:
     return storage.filesystem(root)[0]
 
 
+def _status(error: BaseException) -> int | None:
+    """The HTTP status in an error: requests and httpx keep the response, aiohttp the status."""
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
+
 class RemoteFile(io.RawIOBase):
-    """A file that is elsewhere, for pyarrow: every read is one range request, tried again when it fails.
+    """A file that is elsewhere, for pyarrow: every read is at most one range request, tried again when it fails.
 
     Attributes:
         length: of the file, in bytes.
@@ -103,7 +105,8 @@ class RemoteFile(io.RawIOBase):
         # No read-ahead: what is needed of a parquet file is known to the byte.
         self.file = retried(lambda: fs.open(path, "rb", cache_type="none", size=self.length), address)
         self.position = 0
-        self.held: list[tuple[int, bytes]] = []
+        # A few blocks, because pyarrow's threads ask for the ranges of row groups only nearly in order.
+        self.blocks: collections.deque[tuple[int, bytes]] = collections.deque(maxlen=4)
 
     def readable(self) -> bool:
         return True
@@ -123,20 +126,14 @@ class RemoteFile(io.RawIOBase):
         start, self.position = self.position, max(self.position, end)
         if end <= start:
             return b""
-        at = bisect.bisect_right(self.held, start, key=lambda block: block[0]) - 1
-        if at >= 0:
-            first, data = self.held[at]
-            if end <= first + len(data):
+        for first, data in self.blocks:
+            if first <= start and end <= first + len(data):
                 return data[start - first : end - first]
-        return self._fetch(start, end)
-
-    def hold(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Fetches the ranges (first byte, the one after the last) in few requests, for the reads that follow.
-
-        What was held before is let go.
-        """
-        self.held = []
-        self.held = [(start, self._fetch(start, end)) for start, end in joined(ranges)]
+        if end - start >= _LEAST_BYTES:
+            return self._fetch(start, end)
+        data = self._fetch(start, min(self.length, start + _LEAST_BYTES))
+        self.blocks.append((start, data))
+        return data[: end - start]
 
     def _fetch(self, start: int, end: int) -> bytes:
         def fetch() -> bytes:
@@ -152,13 +149,3 @@ class RemoteFile(io.RawIOBase):
 
         return retried(fetch, self.where)
 
-
-def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The ranges in order, those with little between them made one, as long as it stays of a reasonable size."""
-    result: list[tuple[int, int]] = []
-    for start, end in sorted(ranges):
-        if result and start - result[-1][1] <= _HOLE_BYTES and end - result[-1][0] <= _LARGEST_READ_BYTES:
-            result[-1] = result[-1][0], max(end, result[-1][1])
-        else:
-            result.append((start, end))
-    return result

@@ -30,7 +30,7 @@ from pipeline import subset as subsets
 _MAX_SAMPLE_BYTES = 64 << 20
 _MAX_EXTENSION_BYTES = 80  # so that it fits into a tar's header behind a key
 _COPY_BYTES = 2 << 20
-_SAMPLES_AT_ONCE = 10_000
+_SAMPLES_AT_ONCE = 1000
 
 
 class Run(NamedTuple):
@@ -135,17 +135,22 @@ def write_shard(job: Job, planned: tuple[int, Sequence[Run]]) -> dict[str, Any]:
         if storage.exists(path) and file_size(path) == record["bytes"]:
             return record
     digest, size = hashlib.sha256(), 0
-    with storage.atomic(path) as file, ThreadPoolExecutor(1) as beside:
-        hashing: Future | None = None
+    with storage.atomic(path) as file, ThreadPoolExecutor(2) as beside:
+        under_way: list[Future] = []
         for block in _blocks(job, shard, runs):
-            if hashing:
-                hashing.result()  # its block is about to be filled anew
-            hashing = beside.submit(digest.update, block)
-            size += _write(file, block)
+            _finish(under_way)  # their block is about to be filled anew
+            under_way = [beside.submit(digest.update, block), beside.submit(_write, file, block)]
+            size += len(block)
+        _finish(under_way)
     samples = sum(run.stop - run.start for run in runs)
     record = {"name": name, "samples": samples, "bytes": size, "sha256": digest.hexdigest()}
     storage.write_json(done, record)
     return record
+
+
+def _finish(under_way: Sequence[Future]) -> None:
+    for future in under_way:
+        future.result()
 
 
 def _blocks(job: Job, shard: int, runs: Sequence[Run]) -> Iterator[memoryview]:
@@ -221,13 +226,14 @@ def _samples(job: Job, run: Run) -> Iterator[_Kept]:
             yield _Kept(tar, members[start:stop])
 
 
-def _write(file: BinaryIO, block: memoryview) -> int:
+def _write(file: BinaryIO, block: memoryview) -> None:
     """Writes whole pages straight to a local disk, where the file system can, and anything else as usual.
 
     Shards are written once and are more than a page cache holds: to make room for them there costs more than the copy.
     """
     if not isinstance(file, io.BufferedWriter):
-        return file.write(block)
+        file.write(block)
+        return
     direct = getattr(os, "O_DIRECT", 0)
     usual = fcntl.fcntl(file, fcntl.F_GETFL) & ~direct
     written = 0
@@ -236,7 +242,8 @@ def _write(file: BinaryIO, block: memoryview) -> int:
             fcntl.fcntl(file, fcntl.F_SETFL, usual | direct)
             written = os.write(file.fileno(), block)
     fcntl.fcntl(file, fcntl.F_SETFL, usual)
-    return written + file.write(block[written:])
+    file.write(block[written:])
+    file.flush()  # before the next block may go straight to the disk
 
 
 def file_size(path: str) -> int:

@@ -138,7 +138,7 @@ def samples(tar: Source) -> Iterator[Sample]:
             mark, holds anything but files and directories, or one name twice in a sample.
     """
     key, members, offset, end = None, {}, 0, 0
-    for name, member in _files(tar):
+    for name, header, data, size in _files(tar):
         part = name.rfind("/") + 1
         dot = name.find(".", part)
         if dot <= part:
@@ -146,25 +146,25 @@ def samples(tar: Source) -> Iterator[Sample]:
         if name[:dot] != key:
             if members:
                 yield Sample(key, members, offset, end - offset)
-            key, members, offset = name[:dot], {}, member.header
+            key, members, offset = name[:dot], {}, header
         extension = name[dot + 1 :].lower()
         if extension in members:
-            raise _broken(tar, member.header, f"{printable(name)!r} for the second time in one sample")
-        members[extension] = member
-        end = member.data + member.size + -member.size % BLOCK
+            raise _broken(tar, header, f"{printable(name)!r} for the second time in one sample")
+        members[extension] = Member(header, data, size)
+        end = data + size + -size % BLOCK
     if members:
         yield Sample(key, members, offset, end - offset)
 
 
 _ZEROS = bytes(BLOCK)
-_FILE, _DIRECTORY, _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"0\x007", b"5", b"L", b"K", b"x", b"g"
+_FILE, _DIRECTORY, _GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL = b"0\x007", *b"5LKxg"
 _OCTAL = b"01234567"
 _MAX_EXTENDED_BYTES = 1 << 20
 _TIMES = re.compile(rb"(\d+ [acm]time=[\d.]+\n)+")  # all that most PAX headers hold
 
 
-def _files(tar: Source) -> Iterator[tuple[str, Member]]:
-    """Every regular file of a tar with its name, in order."""
+def _files(tar: Source) -> Iterator[tuple[str, int, int, int]]:
+    """Every regular file of a tar, in order: its name, where its first header is, where its bytes are and how many."""
     at = first = start = 0  # of this header, of the member's first header, of the window
     window = b""
     given: dict[str, str] = {}  # what extended headers say of the next member
@@ -179,15 +179,26 @@ def _files(tar: Source) -> Iterator[tuple[str, Member]]:
             block = window[offset + 2 * BLOCK : offset + 3 * BLOCK]
         elif block == _ZEROS and at == first:
             return _check_end(tar, at)
+        before, after = block[:148], block[156:]
+        total = _checksum(before, after)
         try:
-            name, size, kind = _parse(block)
-            size = 0 if kind in _DIRECTORY else int(given.get("size", size))  # some folders have one, none has data
+            if len(block) < BLOCK or block[148:156] != b"%06o\x00 " % total:
+                _check_checksum(block, total)
+            kind, digits = after[0], block[124:135]
+            size = _number(block[124:136]) if block[135] or digits.strip(_OCTAL) else int(digits, 8)
+            name = before[:100].partition(b"\x00")[0]
+            if after[189] and after.startswith(b"ustar\x00", 101):
+                name = after[189:344].partition(b"\x00")[0] + b"/" + name
+            path = given.get("path") or name.decode()
+            if "size" in given:
+                size = int(given["size"])
+            if kind == _DIRECTORY:
+                size = 0  # some have one, none has data
             data = at + BLOCK
             end = data + size + -size % BLOCK
             if end > tar.size:
                 raise ValueError(f"the tar is cut off: a member goes on to byte {end}, the tar to byte {tar.size}")
-            path = given.get("path") or name.decode()
-            if kind not in _FILE + _DIRECTORY:
+            if kind not in _FILE and kind != _DIRECTORY:
                 records = _extended(kind, tar, data, size)
                 if kind == _PAX and size <= BLOCK and not records and len(timed) < 100:
                     timed[block] = size
@@ -197,23 +208,18 @@ def _files(tar: Source) -> Iterator[tuple[str, Member]]:
         except ValueError as error:
             raise _broken(tar, at, str(error)) from None
         if kind in _FILE:
-            yield path, Member(first, data, size)
+            yield path, first, data, size
         at = first = end
-        given = {}
+        if given:
+            given = {}
 
 
-def _parse(block: bytes) -> tuple[bytes, int, bytes]:
-    """The name, size and kind in a header."""
+def _check_checksum(block: bytes, total: int) -> None:
+    """Raises unless the header's checksum is `total`, in whatever way it is written."""
     if len(block) < BLOCK:
         raise ValueError("the tar is cut off: no end mark")
-    after = block[156:]
-    total = _checksum(block[:148], after)
-    if block[148:156] != b"%06o\x00 " % total and _number(block[148:156]) % 65521 != total:
+    if _number(block[148:156]) % 65521 != total:
         raise ValueError("no tar header, or a damaged one")
-    name = block[:100].partition(b"\x00")[0]
-    if after[189] and after.startswith(b"ustar\x00", 101):
-        name = after[189:344].partition(b"\x00")[0] + b"/" + name
-    return name, _number(block[124:136]), after[:1]
 
 
 def _number(field: bytes) -> int:
@@ -228,10 +234,10 @@ def _number(field: bytes) -> int:
     return int(digits or b"0", 8)
 
 
-def _extended(kind: bytes, tar: Source, data: int, size: int) -> dict[str, str]:
+def _extended(kind: int, tar: Source, data: int, size: int) -> dict[str, str]:
     """What an extended header says of the next member: its path, its size."""
-    if kind not in _GNU_NAME + _GNU_LINK + _PAX + _PAX_GLOBAL:
-        raise ValueError(f"a member of kind {printable(kind.decode('latin-1'))!r}: a link, a device or a sparse file")
+    if kind not in (_GNU_NAME, _GNU_LINK, _PAX, _PAX_GLOBAL):
+        raise ValueError(f"a member of kind {printable(chr(kind))!r}: a link, a device or a sparse file")
     if size > _MAX_EXTENDED_BYTES:
         raise ValueError(f"an extended header of {size} bytes")
     body = tar.read(data, size)

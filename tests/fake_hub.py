@@ -1,7 +1,8 @@
 """A Hub on this machine that serves dataset repos as the real one does, misbehaves on demand and counts what it sends.
 
 Repos are listed by pages, files are reached over a redirect and given by ranges. A test points HF_ENDPOINT of another
-process at it: huggingface_hub reads that once, when it is imported.
+process at it: huggingface_hub reads that once, when it is imported. The files themselves, below /cdn, are also a plain
+web server's, with a page of links for a folder.
 """
 
 import collections
@@ -22,6 +23,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
 
     Attributes:
         page: entries of a listing that come at once.
+        gives_ranges: as most servers do; if not, every answer is the whole file.
         requests: (method, kind, path), in order; kinds are info, tree, resolve and file.
         sent: bytes of each file that were sent.
         misbehave: asked before every answer with the kind and the number of requests of that kind so far; gives a
@@ -32,7 +34,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
 
     def __init__(self, repos: dict[str, dict[str, bytes]], page: int = 10) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.repos, self.page = repos, page
+        self.repos, self.page, self.gives_ranges = repos, page, True
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[tuple[str, str, str]] = []
         self.sent: collections.Counter[str] = collections.Counter()
@@ -63,7 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._answer("info", lambda: self._info(*match.groups()))
         elif match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._answer("resolve", lambda: self._resolve(*match.groups()))
-        elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/cdn/([^/]+/[^/]+)/(.*)", path):
             self._answer("file", lambda: self._file(*match.groups()))
         else:
             self._send(404, b"{}")
@@ -135,16 +137,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                    X_Repo_Commit=REVISION, X_Linked_Size=str(len(files[path])), X_Linked_ETag=f'"{_oid(files[path])}"')
 
     def _file(self, name: str, path: str) -> None:
-        data = self.server.repos[name][path]
+        files = self.server.repos.get(name, {})
+        if not path or path.endswith("/"):
+            links = "".join(f'<a href="{file.removeprefix(path)}">x</a>' for file in files if file.startswith(path))
+            self._send(200, links.encode(), Content_Type="text/html")
+            return
+        if path not in files:
+            self._send(404, b"no such file")
+            return
+        data = files[path]
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not match:
+        if not match or not self.server.gives_ranges:
             self._send(200, data)
         else:
             start, end = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
             data, total = data[start : end + 1], len(data)
             self._send(206, data, Content_Range=f"bytes {start}-{end}/{total}")
         with self.server.lock:
-            self.server.sent[path] += len(data)
+            self.server.sent[path] += len(data) if self.command == "GET" else 0
 
 
 def _entries(files: dict[str, bytes], prefix: str, recursive: bool) -> Iterator[dict]:

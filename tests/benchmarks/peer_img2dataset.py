@@ -1,6 +1,6 @@
 """img2dataset's own download with DataComp's settings, but shards small enough that every process has several.
 
-    python peer_img2dataset.py POOL OUT PROCESSES THREADS SAMPLES_PER_SHARD
+    python peer_img2dataset.py POOL OUT PROCESSES SAMPLES_PER_SHARD
 """
 
 import os
@@ -9,14 +9,14 @@ import sys
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for updates
 
 
-def main(pool: str, out: str, processes: int, threads: int, samples: int) -> None:
+def main(pool: str, out: str, processes: int, samples: int) -> None:
     from img2dataset import download
 
     download(
         url_list=pool,
         output_folder=out,
         processes_count=processes,
-        thread_count=threads,
+        thread_count=128,
         number_sample_per_shard=samples,
         image_size=512,
         resize_mode="keep_ratio_largest",

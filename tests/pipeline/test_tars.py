@@ -48,7 +48,10 @@ def plain(files: list[tuple[str, bytes]]) -> bytes:
     return b"".join(parts) + tars.END
 
 
-FILES = [("0001.jpg", b"x" * 700), ("0001.txt", "ein Hündchen 犬".encode()), ("0001.json", b"{}"), ("0002.jpg", b""), ("0002.txt", b"y" * 512)]
+FILES = [
+    ("0001.jpg", b"x" * 700), ("0001.txt", "ein Hündchen 犬".encode()), ("0001.json", b"{}"),
+    ("0002.jpg", b""), ("0002.txt", b"y" * 512),
+]
 SAMPLES = [("0001", {"jpg": FILES[0][1], "txt": FILES[1][1], "json": b"{}"}), ("0002", {"jpg": b"", "txt": b"y" * 512})]
 
 
@@ -57,7 +60,8 @@ class TestWriting:
         with tarfile.open(fileobj=io.BytesIO(plain(FILES)), mode="r:", errorlevel=2) as tar:
             members = tar.getmembers()
             assert [(m.name, tar.extractfile(m).read()) for m in members] == FILES
-            assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.type) for m in members} == {(0, 0, 0, "", "", 0o644, b"0")}
+            about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode, m.type) for m in members}
+            assert about == {(0, 0, 0, "", "", 0o644, b"0")}
 
     def test_webdataset_reads_it(self, tmp_path):
         path = tmp_path / "a.tar"
@@ -78,7 +82,9 @@ class TestWriting:
     def test_padding_fills_a_block(self):
         assert [len(tars.padding(n)) for n in (0, 1, 511, 512, 513)] == [0, 511, 1, 0, 511]
 
-    @pytest.mark.parametrize(("name", "size"), [("x" * 101, 0), ("é" * 51, 0), ("", 0), ("a\x00b", 0), ("a", -1), ("a", 8**11), ("\udc80", 1)])
+    @pytest.mark.parametrize(("name", "size"), [
+        ("x" * 101, 0), ("é" * 51, 0), ("", 0), ("a\x00b", 0), ("a", -1), ("a", 8**11), ("\udc80", 1),
+    ])
     def test_what_does_not_fit_is_refused(self, name, size):
         with pytest.raises(ValueError):
             tars.member_header(name, size)
@@ -97,7 +103,8 @@ class TestReading:
         expected = []
         with webdataset.TarWriter(str(tmp_path / "a.tar")) as writer:
             for n in range(300):
-                members = {"jpg": random.Random(n).randbytes(n * 37), "json": json.dumps({"n": n}).encode(), "txt": b"a" * n}
+                body = random.Random(n).randbytes(n * 37)
+                members = {"jpg": body, "json": json.dumps({"n": n}).encode(), "txt": b"a" * n}
                 writer.write({"__key__": f"{n:05d}", **members})
                 expected.append((f"{n:05d}", members))
         assert contents((tmp_path / "a.tar").read_bytes()) == expected
@@ -116,27 +123,32 @@ class TestReading:
     def test_pax_size_wins(self):
         header = with_tarfile([("a.jpg", b"12345")], pax_headers={"size": "5"})
         assert contents(header) == [("a", {"jpg": b"12345"})]
-        lying = bytearray(tars.member_header("a.jpg", 0))
+        lying = tars.member_header("a.jpg", 0)
         pax = tars.member_header("pax", 9)
         pax = pax[:156] + b"x" + pax[157:]
-        assert contents(fixed(pax) + b"9 size=5\n" + bytes(503) + lying + b"12345" + tars.padding(5) + tars.END) == [("a", {"jpg": b"12345"})]
+        lying = fixed(pax) + b"9 size=5\n" + bytes(503) + lying + b"12345" + tars.padding(5) + tars.END
+        assert contents(lying) == [("a", {"jpg": b"12345"})]
 
     def test_base_256_size(self):
         header = bytearray(tars.member_header("a.jpg", 5))
         header[124:136] = b"\x80" + (5).to_bytes(11, "big")
         assert contents(fixed(header) + b"12345" + tars.padding(5) + tars.END) == [("a", {"jpg": b"12345"})]
 
-    @pytest.mark.parametrize("field", [b"       5 \x00\x00\x00", b"5\x00          ", b"000000000005", b"0000000005 \x00"])
+    @pytest.mark.parametrize("field", [
+        b"       5 \x00\x00\x00", b"5\x00          ", b"000000000005", b"0000000005 \x00", b"5\x00garbage  \x00",
+    ])
     def test_ways_to_write_a_number(self, field):
         header = bytearray(tars.member_header("a.jpg", 5))
         header[124:136] = field
         assert contents(fixed(header) + b"12345" + tars.padding(5) + tars.END) == [("a", {"jpg": b"12345"})]
 
     def test_keys_are_webdatasets(self, tmp_path):
-        names = ["a/b.c/d.seg.PNG", "a/b.c/d.jpg", "d.jpg", "./d.jpg", "x.y.z", "README", ".hidden", "q/.hid.jpg", "e.JPG", "a/b.c/d.jpg"]
+        names = ["a/b.c/d.seg.PNG", "a/b.c/d.jpg", "d.jpg", "./d.jpg", "x.y.z", "README", ".hidden", "q/.hid.jpg",
+                 "e.JPG", "a/b.c/d.jpg"]
         path = tmp_path / "a.tar"
         path.write_bytes(plain([(n, n.encode()) for n in names]))
-        found = [(s["__key__"], {k for k in s if k[0] != "_"}) for s in webdataset.WebDataset(str(path), shardshuffle=False)]
+        theirs = webdataset.WebDataset(str(path), shardshuffle=False)
+        found = [(sample["__key__"], {k for k in sample if k[0] != "_"}) for sample in theirs]
         ours = [(key, set(members)) for key, members in contents(path.read_bytes())]
         # webdataset's pattern reads a hidden file's name as its folder's; we give it to no sample.
         assert ours == [pair for pair in found if pair[0] != "q/"]
@@ -183,7 +195,10 @@ def fixed(header: bytes | bytearray) -> bytes:
 
 
 class TestBrokenTars:
-    @pytest.mark.parametrize("data", [plain(FILES), with_tarfile(FILES, mtime=1.25), with_tarfile([("k" * 150 + ".jpg", b"1" * 600)], tarfile.GNU_FORMAT)])
+    @pytest.mark.parametrize("data", [
+        plain(FILES), with_tarfile(FILES, mtime=1.25),
+        with_tarfile([("k" * 150 + ".jpg", b"1" * 600)], tarfile.GNU_FORMAT),
+    ])
     def test_every_cut_is_seen(self, data):
         whole = contents(data)
         end = len(data.rstrip(b"\x00"))
@@ -220,17 +235,21 @@ class TestBrokenTars:
         data = plain(FILES)
         second = data.index(b"0001.txt")
         cases = [
-            (b"", 0), (b"x" * 100, 0), (random.Random(0).randbytes(5000), 0), (b"\x1f\x8b" + bytes(5000), 0), (bytes(512), 0),
+            (b"", 0), (b"x" * 100, 0), (random.Random(0).randbytes(5000), 0), (b"\x1f\x8b" + bytes(5000), 0),
+            (bytes(512), 0),
             (data[:second] + b"garbage!" * 64 + data[second:], second),
             (data[:second] + bytes(512) + data[second:], second + 512),
             (data[:second] + bytes(1024) + data[second:], second + 1024),
             (data + data, len(data)), (data + bytes(5000) + b"\x01", len(data) + 5000),
         ]
         for bad, at in cases:
-            with pytest.raises(CurateError, match=rf"^some.tar, byte {at}: .* but only whole and sound tars are read\. "):
+            with pytest.raises(CurateError, match=rf"^some.tar, byte {at}: .* but only whole and sound tars are"):
                 contents(bad)
 
-    @pytest.mark.parametrize("field", [b"-0000000005\x00", b"0x000000005\x00", b"0000_000005\x00", b"00000000008\x00", b"\xff" * 12, b"\x80" + b"\xff" * 11])
+    @pytest.mark.parametrize("field", [
+        b"-0000000005\x00", b"0x000000005\x00", b"0000_000005\x00", b"00000000008\x00", b"\xff" * 12,
+        b"\x80" + b"\xff" * 11,
+    ])
     def test_hostile_sizes(self, field):
         header = bytearray(tars.member_header("a.jpg", 5))
         header[124:136] = field

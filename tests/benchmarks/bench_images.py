@@ -1,0 +1,168 @@
+"""Images: whole commands against img2dataset's own, with http and https; the same without start-up; memory."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+
+import bench_pool
+import photographs
+import pyarrow as pa
+import pyarrow.parquet as pq
+from measure import Cost, Pairs, Row, pairs, run
+
+HERE = pathlib.Path(__file__).parent
+WORKERS = 2
+#: So that each worker has several shards.
+SHARDS = 4
+
+
+def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = photographs.DISTINCT) -> Iterator[Row]:
+    """The table's lines, measured one by one.
+
+    Args:
+        scratch: a folder for photographs, which stay, and outputs.
+        number: of alternating runs.
+        size: images that are fetched, of which `distinct` are different.
+    """
+    photos = scratch / f"photographs-{distinct}"
+    photographs.make(photos, distinct)
+    recipe = scratch / "everything.yaml"
+    recipe.write_text(f"name: everything\nsteps: []\nshards: {{samples: {-(-size // SHARDS)}}}\n")
+    with server(photos) as host:
+        pool = make_pool(scratch / "pool-images", f"http://{host}", photos, size)
+        measured = whole_commands(scratch, pool, recipe, host, size, number)
+        yield from against_img2dataset(f"{size:,} images", measured, size, 1.7)
+        yield without_start_up(scratch, pool, recipe, host, photos, number, size)
+    with certificates(scratch) as (certificate, authority), server(photos, certificate) as host:
+        pool = make_pool(scratch / "pool-images", f"https://{host}", photos, size)
+        trust = {"SSL_CERT_FILE": str(authority)}
+        measured = whole_commands(scratch, pool, recipe, host, size, number, trust)
+        yield next(against_img2dataset(f"{size:,} images, https", measured, size, 3.0 if sys.version_info < (3, 12) else None))
+
+
+@contextlib.contextmanager
+def server(photos: pathlib.Path, *certificate: pathlib.Path) -> Iterator[str]:
+    """The light server in a process of its own; gives its host and port."""
+    command = [sys.executable, str(HERE / "light_server.py"), str(photos), *map(str, certificate)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield f"127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def certificates(scratch: pathlib.Path) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    """A certificate for 127.0.0.1 with its key; and a system's usual authorities with the one it is from. PEM files.
+
+    The usual ones matter: reading them is what a TLS context costs, and img2dataset makes one for each request.
+    """
+    import certifi
+    import trustme
+
+    authority = trustme.CA()
+    own, root = scratch / "server.pem", scratch / "authority.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(own)
+    root.write_bytes(pathlib.Path(certifi.where()).read_bytes() + authority.cert_pem.bytes())
+    yield own, root
+
+
+def make_pool(folder: pathlib.Path, address: str, photos: pathlib.Path, size: int) -> pathlib.Path:
+    """A pool in CommonPool's schema whose links lead to the photographs."""
+    names = sorted(path.name for path in photos.iterdir())
+    digests = [photographs.digest(photos / name) for name in names]
+    table = bench_pool.table(0, size)
+    for column, values in (
+        ("url", [f"{address}/{names[n % len(names)]}?{n}" for n in range(size)]),
+        ("sha256", [digests[n % len(names)] for n in range(size)]),
+    ):
+        table = table.set_column(table.column_names.index(column), column, pa.array(values))
+    folder.mkdir(exist_ok=True)
+    pq.write_table(table, folder / "part.parquet")
+    return folder
+
+
+def whole_commands(
+    scratch: pathlib.Path, pool: pathlib.Path, recipe: pathlib.Path, host: str, size: int, number: int,
+    env: dict[str, str] | None = None,
+) -> Pairs:  # fmt: skip
+    """Our command and img2dataset's on one pool; raises unless every JPEG is the same."""
+    ours, peer = scratch / "ours-images", scratch / "peer-images"
+
+    def our_command() -> Cost:
+        shutil.rmtree(ours, ignore_errors=True)
+        return run([sys.executable, "-m", "jobs.cli", "--pool", f"{pool}/", "--recipe", str(recipe), "--allow-host", host,
+                    "--workers", str(WORKERS), "--out", str(ours)], env)  # fmt: skip
+
+    def peers_command() -> Cost:
+        shutil.rmtree(peer, ignore_errors=True)
+        script = str(HERE / "peer_img2dataset.py")
+        return run([sys.executable, script, str(pool), str(peer), str(WORKERS), str(-(-size // SHARDS))], env)
+
+    measured = pairs(our_command, peers_command, number)
+    check_equal(ours / "shards", peer, size)
+    return measured
+
+
+def check_equal(ours: pathlib.Path, peer: pathlib.Path, size: int) -> None:
+    """Raises unless both hold `size` samples, and for each uid the same JPEG."""
+    found, expected = jpegs(ours), jpegs(peer)
+    if len(found) != size or found != expected:
+        same = sum(expected.get(uid) == digest for uid, digest in found.items())
+        raise RuntimeError(f"{len(found)} images and img2dataset's {len(expected)}, of {size}: {same} are the same.")
+
+
+def jpegs(folder: pathlib.Path) -> dict[str, str]:
+    """Hashes of the JPEGs in a folder's tars, by uid."""
+    found = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+        for name, data in members.items():
+            if name.endswith(".json"):
+                jpeg = members[name.removesuffix("json") + "jpg"]
+                found[json.loads(data)["uid"]] = hashlib.sha256(jpeg).hexdigest()
+    return found
+
+
+def against_img2dataset(what: str, measured: Pairs, size: int, target: float | None) -> Iterator[Row]:
+    """Two lines: images a second of the whole commands, and memory."""
+    (ours, other), ratio = measured.wall_s(), measured.ratio()
+    yield Row(what, f"{size / ours:.0f} images/s", f"{size / other:.0f} images/s img2dataset", f"{ratio:.2f}",
+              f">= {target:g} times" if target else "", target is None or ratio >= target, measured.memory())  # fmt: skip
+    ours, other = (max(cost.all_mb for cost in costs) for costs in measured)
+    yield Row("  memory of all processes", f"{ours:.0f} MB", f"{other:.0f} MB img2dataset", f"{ours / other:.2f}",
+              "<= 1/3", ours / other <= 1 / 3)  # fmt: skip
+
+
+def without_start_up(
+    scratch: pathlib.Path, pool: pathlib.Path, recipe: pathlib.Path, host: str, photos: pathlib.Path, number: int, size: int
+) -> Row:
+    """Whole runs in a process that is warm, against decode, resize and encode of the same bytes in as many processes."""
+    inside = functools.partial(_inside, scratch)
+    taken = [
+        (size / inside("images", recipe, f"{pool}/", WORKERS, 1, scratch / "inside", host),
+         10 * len(os.listdir(photos)) / inside("resize", photos, WORKERS, 1))
+        for _ in range(number)
+    ]  # fmt: skip
+    ours, alone = (statistics.median(rates) for rates in zip(*taken, strict=True))
+    ratio = statistics.median(a / b for a, b in taken)
+    return Row("  without start-up", f"{ours:.0f} images/s", f"{alone:.0f} images/s resizer alone", f"{ratio:.2f}", ">= 0.9",
+               ratio >= 0.9)  # fmt: skip
+
+
+def _inside(scratch: pathlib.Path, *args: object) -> float:
+    shutil.rmtree(scratch / "inside", ignore_errors=True)
+    cost = run([sys.executable, str(HERE / "inside.py"), *map(str, args)])
+    return statistics.median(json.loads(cost.output.splitlines()[-1]))

@@ -1,0 +1,134 @@
+"""`curate reshard` against DataComp's way of doing it, on 40,000 samples of which 30% are kept.
+
+    python tests/benchmarks/bench_reshard.py [--samples 40000] [--runs 5]
+
+The input is what img2dataset leaves with DataComp's settings: tars of 10,000 samples by webdataset's TarWriter, with random
+bytes for images. The peer is a plain restatement of DataComp's resharder, without its start-up: every sample is read
+through webdataset, its uid looked up with np.searchsorted, and what is kept written with TarWriter, by a process for each
+worker's share of the tars. It gives keys of its own and one output tar per worker, so only the members are compared.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import pathlib
+import shutil
+import sys
+import tarfile
+import tempfile
+
+import measure
+import numpy as np
+
+_WORKERS = 2
+_TARS = 4
+
+
+def make_input(folder: pathlib.Path, samples: int) -> None:
+    """Writes `_TARS` tars with `samples` in all, and subset.npy with 30% of their uids."""
+    import webdataset
+
+    (folder / "shards").mkdir()
+    rng = np.random.default_rng(0)
+    uids = []
+    for tar in range(_TARS):
+        with webdataset.TarWriter(str(folder / "shards" / f"{tar:08d}.tar")) as writer:
+            for n in range(samples // _TARS):
+                uid, key = rng.bytes(16).hex(), f"{tar:08d}{n:04d}"
+                caption = f"a photo of thing {rng.integers(1000)} on a table near the window, number {n}"
+                facts = {
+                    "uid": uid, "face_bboxes": [], "caption": caption, "url": f"https://images.example.com/photos/{uid}.jpg",
+                    "key": key, "status": "success", "error_message": None, "width": 512, "height": 384,
+                    "original_width": 1024, "original_height": 768, "exif": "{}",
+                    "sha256": hashlib.sha256(uid.encode()).hexdigest(),
+                }
+                image = rng.bytes(int(rng.integers(32_000, 64_000)))
+                writer.write({"__key__": key, "jpg": image, "txt": caption, "json": json.dumps(facts, indent=4)})
+                uids.append(uid)
+    kept = sorted(uid for uid in uids if rng.random() < 0.3)
+    np.save(folder / "subset.npy", np.array([(int(u[:16], 16), int(u[16:], 16)) for u in kept], "u8,u8"))
+
+
+def peer(shards: str, subset: str, out: str) -> None:
+    """DataComp's way: all `shards` shared out to processes, each with output tars of its own."""
+    paths = sorted(map(str, pathlib.Path(shards).glob("*.tar")))
+    shares = np.array_split(paths, _WORKERS)
+    work = [multiprocessing.Process(target=_peer_worker, args=(share.tolist(), subset, f"{out}/{n:08d}.tar"))
+            for n, share in enumerate(shares)]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join()
+        if process.exitcode:
+            sys.exit(process.exitcode)
+
+
+def _peer_worker(paths: list[str], subset: str, out: str) -> None:
+    import webdataset
+
+    uids = np.load(subset, mmap_mode="r")
+    with webdataset.TarWriter(out) as writer:
+        for sample in webdataset.WebDataset(paths, shardshuffle=False):
+            uid = json.loads(sample["json"])["uid"]
+            number = np.array([divmod(int(uid, 16), 2**64)], uids.dtype)[0]
+            copies = np.searchsorted(uids, number, "right") - np.searchsorted(uids, number, "left")
+            for copy in range(copies):
+                members = {name: body for name, body in sample.items() if not name.startswith("__")}
+                writer.write({"__key__": f"{uid}-{copy}", **members})
+
+
+def same_members(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Whether the tars in two folders hold the same members in the same order, whatever their keys."""
+
+    def members(folder: pathlib.Path):
+        for path in sorted(folder.glob("*.tar")):
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    yield member.name.partition(".")[2], hashlib.sha256(tar.extractfile(member).read()).digest()
+
+    return list(members(one)) == list(members(other))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--samples", type=int, default=40_000)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--peer", nargs=3, metavar=("SHARDS", "SUBSET", "OUT"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peer:
+        peer(*args.peer)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        print(f"making {args.samples:,} samples …", file=sys.stderr)
+        make_input(folder, args.samples)
+        where = [str(folder / "shards"), str(folder / "subset.npy")]
+
+        def run(kind: str, *command: str) -> measure.Cost:
+            shutil.rmtree(folder / kind, ignore_errors=True)
+            if kind == "peer":
+                (folder / kind).mkdir()
+            return measure.run([sys.executable, *command])
+
+        def ours() -> measure.Cost:
+            return run("ours", "-m", "jobs.cli", "reshard", "--shards", where[0], "--subset", where[1],
+                       "--out", str(folder / "ours"), "--workers", str(_WORKERS))
+
+        def theirs() -> measure.Cost:
+            return run("peer", __file__, "--peer", *where, str(folder / "peer"))
+
+        measured = measure.pairs(ours, theirs, args.runs)
+        if not same_members(folder / "ours", folder / "peer"):
+            raise SystemExit("the two wrote different members")
+        (ours_s, peer_s), ratio = measured.wall_s(), measured.ratio()
+        memory = max(cost.all_mb for cost in measured.ours)
+        print(measure.table([
+            measure.Row(f"reshard {args.samples:,} samples, keep 30%", f"{ours_s:.2f} s", f"{peer_s:.2f} s", f"{ratio:.1f}",
+                        "10", ratio >= 10, measured.memory()),
+            measure.Row("its memory", f"{memory:.0f} MB", "", "", "under 300 MB", memory < 300),
+        ]))
+
+
+if __name__ == "__main__":
+    main()

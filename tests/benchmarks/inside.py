@@ -1,0 +1,121 @@
+"""Runs without their start-up: in one process, after a first run has imported everything and found the files.
+
+    python inside.py beam|loop RECIPE POOL WORKERS RUNS FOLDER     choosing, whole runs; or its plain functions in a loop
+    python inside.py images RECIPE POOL WORKERS RUNS FOLDER HOST   the whole run, images and all
+    python inside.py resize FILES WORKERS RUNS                     img2dataset's resizer alone on the files' bytes
+
+Prints the seconds of each run but the first, as JSON. A run begins with its pool's address and ends with its manifest;
+what comes before, and is left out, is the interpreter, imports, and the start of the process that workers are forked
+from. Each run still builds its own Beam pipeline and forks its own workers.
+"""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+
+def timed(work: Callable[[int], object], runs: int) -> list[float]:
+    """Seconds of `runs` runs, after one that isn't counted."""
+    seconds = []
+    for number in range(runs + 1):
+        start = time.perf_counter()
+        work(number)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, host: str = "") -> list[float]:
+    """Whole runs; with a host, images are fetched from it."""
+    from jobs import engines
+
+    engines.warm_up(images=bool(host))
+    from filters.recipes import open_recipe
+    from pipeline.curate import Request, curate
+    from pipeline.fetch import FetchPolicy
+
+    def work(number: int) -> None:
+        curate(
+            Request(
+                pool=pool, scale=None, recipe=open_recipe(recipe), out=f"{folder}/{number}",
+                run=engines.run_with("local", workers, []), select_only=not host,
+                fetch=FetchPolicy(allow_hosts=frozenset({host})),
+            )  # fmt: skip
+        )
+
+    return timed(work, runs)
+
+
+def loop_runs(recipe: str, pool: str, runs: int, folder: str) -> list[float]:
+    """The plain functions that such runs consist of, called one after the other in this process."""
+    from filters.base import Fit
+    from filters.recipes import open_recipe, recipe_columns
+    from pipeline import pieces, select
+    from pipeline.pools import open_pool
+
+    def work(number: int) -> None:
+        chosen = open_recipe(recipe)
+        work = pieces.inspect(open_pool(pool, None, {}), ("uid", *recipe_columns(chosen))).pieces
+        checkpoints = tuple(n for n, step in enumerate(chosen.steps) if n and isinstance(step, Fit))
+        choice = select.Choice(f"{folder}/{number}", checkpoints, recipe_columns(chosen), partitions=8)
+        filters: list = []
+        for step in chosen.steps:
+            while isinstance(step, Fit):
+                state = step.empty()
+                for piece in work:
+                    state = step.merge(state, select.fit_piece(piece, filters, step, choice))
+                step = step.finish(state)
+            filters.append(step)
+        for piece in work:
+            select.select_piece(piece, filters, choice)
+        for partition in range(choice.partitions):
+            select.merge_uids(partition, work, choice)
+        kept = sum(json.loads(pathlib.Path(select.marker(p, choice.folder)).read_text())["kept"] for p in work)
+        select.write_subset(choice, kept)
+
+    return timed(work, runs)
+
+
+def resize_runs(files: str, workers: int, runs: int) -> list[float]:
+    """Every one of the files ten times, divided among the processes, each of which has the bytes in memory."""
+    names = sorted(str(path) for path in pathlib.Path(files).glob("*.jpg")) * 10
+    with multiprocessing.get_context("spawn").Pool(workers, _load_resizer) as processes:
+        return timed(lambda _: processes.map(_resize, names, chunksize=10), runs)
+
+
+def _load_resizer() -> None:
+    global resizer, body
+    import functools
+
+    from img2dataset.resizer import Resizer
+
+    resizer = Resizer(image_size=512, resize_mode="keep_ratio_largest", resize_only_if_bigger=True)
+    body = functools.cache(lambda name: pathlib.Path(name).read_bytes())
+
+
+def _resize(name: str) -> int:
+    import io
+
+    return len(resizer(io.BytesIO(body(name)))[0])
+
+
+def main(kind: str, *args: str) -> None:
+    if kind == "resize":
+        seconds = resize_runs(args[0], *map(int, args[1:]))
+    elif kind == "loop":
+        import pyarrow as pa
+
+        pa.set_cpu_count(1)  # as in a worker
+        seconds = loop_runs(args[0], args[1], int(args[3]), args[4])
+    else:
+        seconds = curate_runs(args[0], args[1], int(args[2]), int(args[3]), *args[4:])
+    print(json.dumps(seconds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
