@@ -10,16 +10,16 @@ from collections.abc import Sequence
 
 from metadata.errors import CurateError
 
-#: Subcommands: what each does, for the help; its module is jobs.NAME, with add_arguments(parser) and run(args) -> exit code.
+#: Subcommands: what each does, for the help. The module jobs.NAME has add_arguments(parser) and run(args) -> exit code.
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
-    "reshard": "cut shards that are already downloaded down to a subset",
+    "reshard": "copy a subset's samples out of shards that are already downloaded",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C."""
+    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in COMMANDS:
@@ -27,8 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv and not argv[0].startswith("-"):
             near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(f"curate: unknown command {argv[0]!r}.{hint} Known: {', '.join(COMMANDS)}; without one, the main job runs "
-                  f"(curate --pool …).", file=sys.stderr)
+            print(
+                f"curate: unknown command {argv[0]!r}.{hint} Known: {', '.join(COMMANDS)}; without one the main job "
+                f"runs (curate --pool …).",
+                file=sys.stderr,
+            )
             return 2
         from jobs import main as job
 
@@ -65,6 +68,13 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
     module.add_arguments(parser)
     return module.run(parser.parse_args(argv))
+
+
+def positive(text: str) -> int:
+    """The type of an option that is a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but a whole number above 0 is needed")
+    return int(text)
 
 
 class Parser(argparse.ArgumentParser):

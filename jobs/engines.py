@@ -31,11 +31,10 @@ def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Cal
     """
 
     def run(build: Callable[[Any], None]) -> None:
-        import pipeline.beam_logging  # noqa: F401, I001
+        from pipeline import beam_logging, failures  # noqa: F401, I001
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        from pipeline import failures
         from pipeline.workers import local_runner
 
         if runner == "local":
@@ -62,13 +61,16 @@ def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:
 
     beams = argparse.ArgumentParser(allow_abbrev=False, add_help=False, conflict_handler="resolve")
     for cls in _subclasses(pipeline_options.PipelineOptions):
-        cls._add_argparse_args(beams)
+        cls._add_argparse_args(beams)  # type: ignore[attr-defined]
     known = [option for action in beams._actions for option in action.option_strings]
     _, unknown = beams.parse_known_args(list(rest))
     ours.refuse(unknown, known)
     if runner == "local":
-        ours.error(f"{rest[0]} is an option of Beam's, but the local runner takes none. Leave it out, or name a --runner.")
+        ours.error(
+            f"{rest[0]} is an option of Beam's, but the local runner takes none. Leave it out, or name a --runner."
+        )
 
 
-def _subclasses(cls: type) -> list[type]:
-    return [c for sub in cls.__subclasses__() if "_add_argparse_args" in vars(sub) for c in (sub, *_subclasses(sub))]
+def _subclasses(cls: type[Any]) -> list[type]:
+    found: list[type] = [sub for sub in cls.__subclasses__() if "_add_argparse_args" in vars(sub)]
+    return found + [each for sub in found for each in _subclasses(sub)]

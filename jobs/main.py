@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser
+from jobs.cli import COMMANDS, Parser, positive
 from metadata.errors import CurateError
 
 _DESCRIPTION = """\
@@ -21,45 +21,86 @@ Other commands (curate COMMAND --help):
 def parser() -> Parser:
     """The main job's options."""
     lines = "".join(f"  {name:9} {summary}\n" for name, summary in COMMANDS.items())
-    result = Parser(prog="curate", description=_DESCRIPTION + lines, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.")
+    result = Parser(
+        prog="curate",
+        description=_DESCRIPTION + lines,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.",
+    )
     pool = result.add_argument_group("the pool")
-    pool.add_argument("--pool", metavar="NAME|ADDRESS",
-                      help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs nothing from "
-                           "outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://")
+    pool.add_argument(
+        "--pool",
+        metavar="NAME|ADDRESS",
+        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs nothing "
+        "from outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
+    )
     pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
-    pool.add_argument("--columns", metavar="OURS=THEIRS,…", type=_columns, default={},
-                      help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text")
-    pool.add_argument("--limit-files", metavar="N", type=_positive, help="try the first N files of the pool only")
+    pool.add_argument(
+        "--columns",
+        metavar="OURS=THEIRS,…",
+        type=_columns,
+        default={},
+        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
+    )
+    pool.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
 
     choosing = result.add_argument_group("choosing")
-    choosing.add_argument("--recipe", metavar="NAME|FILE.yaml",
-                          help="one of `curate recipes`, or a file of your own (default: clip_score_l14_30_percent)")
+    choosing.add_argument(
+        "--recipe",
+        metavar="NAME|FILE.yaml",
+        help="one of `curate recipes`, or a file of your own (default: clip_score_l14_30_percent)",
+    )
     choosing.add_argument("--select-only", action="store_true", help="stop when the subset is chosen; fetch no image")
-    choosing.add_argument("--keep-dropped", action="store_true", help="also write dropped uids with the step that dropped them")
-    choosing.add_argument("--min-kept", metavar="FRACTION", type=_fraction, default=0.001,
-                          help="stop when a step keeps less than this fraction of the rows that reach it (default: %(default)s; 0: never)")
+    choosing.add_argument(
+        "--keep-dropped", action="store_true", help="also write dropped uids with the step that dropped them"
+    )
+    choosing.add_argument(
+        "--min-kept",
+        metavar="FRACTION",
+        type=_fraction,
+        default=0.001,
+        help="stop when a step keeps less than this fraction of the rows that reach it (default: %(default)s)",
+    )
 
     images = result.add_argument_group("images")
     add_fetch_arguments(images)
-    images.add_argument("--accept-changed-images", action="store_true",
-                        help="keep images whose sha256 is not the pool's any more (kept out and counted otherwise)")
+    images.add_argument(
+        "--accept-changed-images",
+        action="store_true",
+        help="keep images whose sha256 is not the pool's any more (kept out and counted otherwise)",
+    )
     images.add_argument("--no-blur-faces", action="store_true", help="leave the faces in face_bboxes as they are")
 
     running = result.add_argument_group("running")
-    running.add_argument("--out", metavar="FOLDER", help="the run's folder, a path or address (default: runs/POOL-SCALE-RECIPE)")
+    running.add_argument(
+        "--out", metavar="FOLDER", help="the run's folder, a path or address (default: runs/POOL-SCALE-RECIPE)"
+    )
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
-    running.add_argument("--runner", default="local", metavar="NAME", help="local, or any runner of Beam's such as flink, spark, dataflow")
+    running.add_argument(
+        "--runner",
+        default="local",
+        metavar="NAME",
+        help="local, or any runner of Beam's such as flink, spark, dataflow",
+    )
     return result
 
 
 def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
     """How images are fetched: for the main job and `curate retry`."""
-    group.add_argument("--allow-host", metavar="HOST[:PORT]", action="append", default=[],
-                       help="fetch from this host though its address is private or loopback (repeatable)")
-    group.add_argument("--connections", metavar="N", type=_positive, help="requests under way at once in a worker (default: 128)")
-    group.add_argument("--timeout", metavar="SECONDS", type=float, help="for one image, all tries together (default: 30)")
+    group.add_argument(
+        "--allow-host",
+        metavar="HOST[:PORT]",
+        action="append",
+        default=[],
+        help="fetch from this host though its address is private or loopback (repeatable)",
+    )
+    group.add_argument(
+        "--connections", metavar="N", type=positive, help="requests under way at once in a worker (default: 128)"
+    )
+    group.add_argument(
+        "--timeout", metavar="SECONDS", type=float, help="for one image, all tries together (default: 30)"
+    )
 
 
 def fetch_policy(args: argparse.Namespace):
@@ -72,8 +113,13 @@ def fetch_policy(args: argparse.Namespace):
 
 def add_running_arguments(group: argparse._ActionsContainer) -> None:
     """The local runner's size."""
-    group.add_argument("--workers", metavar="N", type=_positive, default=os.cpu_count() or 1,
-                       help="processes of the local runner (default: the number of cores, %(default)s here)")
+    group.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="processes of the local runner (default: the number of cores, %(default)s here)",
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -93,20 +139,32 @@ def run(argv: Sequence[str]) -> int:
 
     recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT)
     request = Request(
-        pool=args.pool, scale=args.scale, recipe=recipe, out=(args.out or _default_out(args, recipe.name)).rstrip("/"),
+        pool=args.pool,
+        scale=args.scale,
+        recipe=recipe,
+        out=(args.out or _default_out(args, recipe.name)).rstrip("/"),
         run=engines.run_with(args.runner, args.workers, rest),
-        columns=args.columns, limit_files=args.limit_files, select_only=args.select_only,
-        keep_dropped=args.keep_dropped, overwrite=args.overwrite, min_kept=args.min_kept,
+        columns=args.columns,
+        limit_files=args.limit_files,
+        select_only=args.select_only,
+        keep_dropped=args.keep_dropped,
+        overwrite=args.overwrite,
+        min_kept=args.min_kept,
         fetch=fetch_policy(args),
         images=ImageOptions(blur_faces=not args.no_blur_faces, accept_changed=args.accept_changed_images),
     )
-    print(f"curate: pool {args.pool}{' ' + args.scale if args.scale else ''}, recipe {recipe.name}"
-          f"{'' if args.recipe else ' (the default)'}, into {request.out}", file=sys.stderr)
+    print(
+        f"curate: pool {args.pool}{' ' + args.scale if args.scale else ''}, recipe {recipe.name}"
+        f"{'' if args.recipe else ' (the default)'}, into {request.out}",
+        file=sys.stderr,
+    )
     record = curate(request)
     _summarise(record, request.out)
     if record.get("samples") is not None and not record["samples"].get("ok"):
-        raise CurateError(f"{request.out}: none of the {record['rows']['kept']:,} images could be had, so the shards are empty. "
-                          f"The ledgers in shards/ say why; `curate retry` fetches again.")
+        raise CurateError(
+            f"{request.out}: none of the {record['rows']['kept']:,} images could be had, so the shards are empty. "
+            f"The ledgers in shards/ say why; `curate retry` fetches again."
+        )
     return 0
 
 
@@ -139,14 +197,10 @@ def _default_out(args: argparse.Namespace, recipe: str) -> str:
 def _columns(text: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(ours and sign for ours, sign, _ in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
+        )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is given, but a whole number above 0 is needed")
-    return int(text)
 
 
 def _fraction(text: str) -> float:

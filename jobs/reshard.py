@@ -4,28 +4,41 @@ import argparse
 import os
 from typing import Any
 
+from jobs.cli import positive
 from metadata.errors import CurateError
-
-SUMMARY = "copy a subset's samples out of shards that are already downloaded"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where from, which, where to."""
-    parser.add_argument("--shards", metavar="FOLDER", required=True,
-                        help="webdataset tars whose json members have a uid; a path or address")
-    parser.add_argument("--subset", metavar="FILE.npy", required=True,
-                        help="the uids to keep, as `curate` and DataComp write them")
+    parser.add_argument(
+        "--shards",
+        metavar="FOLDER",
+        required=True,
+        help="webdataset tars whose json members have a uid; a path or address",
+    )
+    parser.add_argument(
+        "--subset", metavar="FILE.npy", required=True, help="the uids to keep, as `curate` and DataComp write them"
+    )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new tars go; a path or address")
-    parser.add_argument("--samples", metavar="N", type=_positive, default=10_000,
-                        help="in each tar but the last (default: %(default)s)")
-    parser.add_argument("--workers", metavar="N", type=_positive, default=os.cpu_count() or 1,
-                        help="processes (default: the number of cores, %(default)s here)")
-    parser.add_argument("--overwrite", action="store_true",
-                        help="replace what another subset or other shards left in --out")
+    parser.add_argument(
+        "--samples", metavar="N", type=positive, default=10_000, help="in each tar but the last (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=positive,
+        default=os.cpu_count() or 1,
+        help="processes (default: the number of cores, %(default)s here)",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what another subset or other shards left in --out"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Reshards, and says what came of it; returns the exit code."""
+    # Before numpy is imported: nothing is multiplied here, and processes are forked, which threads don't survive.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from pipeline.failures import os_sentence
     from pipeline.reshard import reshard
 
@@ -48,9 +61,3 @@ def _summarise(manifest: dict[str, Any], out: str) -> None:
     print(f"written      {samples['written']:>14,}  in {len(manifest['outputs']):,} tars")
     print(f"not found    {subset['missing']:>14,}  of the subset's {subset['uids']:,} uids (dead links)")
     print(f"\nLook at      {out}/manifest.json")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is given, but a whole number above 0 is needed")
-    return int(text)

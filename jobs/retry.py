@@ -11,8 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from jobs.main import add_fetch_arguments, add_running_arguments
 
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
-    parser.add_argument("--status", metavar="STATUS,…", required=True,
-                        help="which failures to try again, as the ledgers name them: timeout,http_5xx,connection_failed")
+    parser.add_argument(
+        "--status",
+        metavar="STATUS,…",
+        required=True,
+        help="which failures to try again, as the ledgers name them: timeout,http_5xx,connection_failed",
+    )
     add_fetch_arguments(parser)
     add_running_arguments(parser)
 
@@ -31,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
             raise CurateError("--status ok: these images are there. Name failures, such as timeout.")
         if status not in known:
             raise unknown("status", status, known, "--status")
-    before, after = retry(args.run.rstrip("/"), frozenset(statuses), fetch_policy(args), engines.run_with("local", args.workers, []))
+    before, after = retry(
+        args.run.rstrip("/"), frozenset(statuses), fetch_policy(args), engines.run_with("local", args.workers, [])
+    )
     for status in sorted({*before, *after}, key=lambda s: (s != OK, s)):
         print(f"{status:20} {before[status]:>12,} -> {after[status]:>12,}")
     return 0

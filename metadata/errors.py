@@ -32,3 +32,8 @@ def printable(text: object, limit: int = 120) -> str:
     """
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line that is safe for a terminal; the name of its type where it says nothing."""
+    return printable(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.
     except pa.ArrowException as error:
         row = next(i for i in range(len(array)) if not _succeeds(convert, array.slice(i, 1)))
         raise CurateError(f"{where}: column {column!r} has in row {first_row + row} a value that is no {needed} "
-                          f"({printable(error)}), but every row is needed. Mend the file.") from error
+                          f"({reason(error)}), but every row is needed. Mend the file.") from error
 
 
 def _succeeds(function: Callable[[pa.Array], pa.Array], part: pa.Array) -> bool:

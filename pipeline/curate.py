@@ -55,12 +55,19 @@ def curate(request: Request) -> dict[str, Any]:
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe, steps = request.recipe, request.recipe.steps
     wanted = planning.REQUIRED_COLUMNS if not request.select_only else ("uid",)
-    found = pieces.inspect(pool, (*wanted, *recipes.recipe_columns(recipe)), planning.OPTIONAL_COLUMNS, request.limit_files)
+    found = pieces.inspect(
+        pool, (*wanted, *recipes.recipe_columns(recipe)), planning.OPTIONAL_COLUMNS, request.limit_files
+    )
     recipes.check(recipe, found.schema)
     identity = {
-        "pool": request.pool, "scale": request.scale, "columns": dict(request.columns), "limit_files": request.limit_files,
-        "recipe": recipes.describe(recipe), "keep_dropped": request.keep_dropped,
-        "images": dataclasses.asdict(request.images), "files": [dataclasses.asdict(file) for file in found.files],
+        "pool": request.pool,
+        "scale": request.scale,
+        "columns": dict(request.columns),
+        "limit_files": request.limit_files,
+        "recipe": recipes.describe(recipe),
+        "keep_dropped": request.keep_dropped,
+        "images": dataclasses.asdict(request.images),
+        "files": [dataclasses.asdict(file) for file in found.files],
     }
     folder.claim(request.out, identity, request.overwrite)
     if (done := _finished(request)) is not None:
@@ -78,8 +85,13 @@ def curate(request: Request) -> dict[str, Any]:
     warnings = _check_kept(counts, request.min_kept)
     hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
     record = {
-        "finished": "subset", **identity, "fitted": storage.read_json(select.fitted_path(request.out)),
-        "rows": counts, "warnings": warnings, "versions": manifest.versions(), "sha256": hashes,
+        "finished": "subset",
+        **identity,
+        "fitted": storage.read_json(select.fitted_path(request.out)),
+        "rows": counts,
+        "warnings": warnings,
+        "versions": manifest.versions(),
+        "sha256": hashes,
     }
     if not request.select_only:
         with pool.serve() as resolve:
@@ -129,23 +141,31 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
     for step in counts["dropped"]:
         stay = step["in"] - step["dropped"]
         if step["in"] and not stay:
-            raise CurateError(f"step {step['step']}: keeps none of the {step['in']:,} rows that reach it, but a subset needs "
-                              f"some. Check its parameters against the pool's values.")
+            raise CurateError(
+                f"step {step['step']}: keeps none of the {step['in']:,} rows that reach it, but a subset needs "
+                f"some. Check its parameters against the pool's values."
+            )
         if step["in"] and stay < least * step["in"]:
-            raise CurateError(f"step {step['step']}: keeps {stay:,} of the {step['in']:,} rows that reach it, less than "
-                              f"--min-kept {least:g}. Check its parameters, or lower --min-kept if that is meant.")
+            raise CurateError(
+                f"step {step['step']}: keeps {stay:,} of the {step['in']:,} rows that reach it, less than "
+                f"--min-kept {least:g}. Check its parameters, or lower --min-kept if that is meant."
+            )
         if stay < 0.01 * step["in"]:
             warnings.append(f"step {step['step']} keeps only {stay:,} of {step['in']:,} rows")
     return warnings
 
 
-def _make_shards(request: Request, step: planning.ImageStep, work: list[pieces.Piece], plans: list[planning.ShardPlan]) -> None:
+def _make_shards(
+    request: Request, step: planning.ImageStep, work: list[pieces.Piece], plans: list[planning.ShardPlan]
+) -> None:
     def build_plans(pipeline: Any) -> None:
         import apache_beam as beam
 
         from pipeline.transforms import ForEach
 
-        planned = pipeline | "Pieces" >> beam.Create(work) | "Plan" >> ForEach(planning.plan_piece, step.folder, step.columns)
+        planned = (
+            pipeline | "Pieces" >> beam.Create(work) | "Plan" >> ForEach(planning.plan_piece, step.folder, step.columns)
+        )
         after = beam.pvalue.AsList(planned)
         _ = pipeline | "Shards" >> beam.Create(plans) | "MakeShards" >> ForEach(planning.make_shard, step, after)
 

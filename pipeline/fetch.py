@@ -13,7 +13,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Sequence
 
 import aiohttp
 import yarl
@@ -89,7 +89,7 @@ class Fetched:
     body: bytes = b""
 
 
-def fetch_all(urls: Sequence[str | None], policy: FetchPolicy) -> Iterator[tuple[int, Fetched]]:
+def fetch_all(urls: Sequence[str | None], policy: FetchPolicy) -> Generator[tuple[int, Fetched], None, None]:
     """Each URL's index and outcome, in the order they finish; every index exactly once.
 
     Downloads go on while the caller handles a result, until the bodies that were not yet asked for and those under way

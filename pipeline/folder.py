@@ -28,12 +28,15 @@ def claim(folder: str, identity: dict[str, Any], overwrite: bool) -> None:
             return
         foreign = storage.names(folder)
         if foreign:
-            raise CurateError(f"--out {folder}: holds {', '.join(foreign[:3])}{' …' if len(foreign) > 3 else ''} but no run. "
-                              f"Give a folder that is new or empty.")
+            raise CurateError(
+                f"--out {folder}: holds {', '.join(foreign[:3])}{' …' if len(foreign) > 3 else ''} but no run. "
+                f"Give a folder that is new or empty."
+            )
         storage.write_json(path, identity)
     except OSError as error:
-        raise CurateError(f"--out {folder}: {error.strerror or error}, but the run must write there. "
-                          f"Give another folder.") from error
+        raise CurateError(
+            f"--out {folder}: {error.strerror or error}, but the run must write there. Give another folder."
+        ) from error
 
 
 def clear(folder: str) -> None:
@@ -47,8 +50,10 @@ def _check_same(folder: str, there: dict[str, Any], now: dict[str, Any]) -> None
     different = [key for key in now if there.get(key) != now[key]]
     if different:
         was = "; ".join(f"{key} was {_short(there.get(key))}, now {_short(now[key])}" for key in different)
-        raise CurateError(f"--out {folder}: holds another run ({was}), but a folder has one run. "
-                          f"Give another --out, or --overwrite to replace it.")
+        raise CurateError(
+            f"--out {folder}: holds another run ({was}), but a folder has one run. "
+            f"Give another --out, or --overwrite to replace it."
+        )
 
 
 def _short(value: Any) -> str:

@@ -11,8 +11,19 @@ from pipeline import planning, select, shards, storage
 from pipeline.pieces import Piece
 from pipeline.statuses import OK
 
-_PACKAGES = ("clip-curate", "apache-beam", "pyarrow", "numpy", "duckdb", "fasttext-predict", "img2dataset",
-             "opencv-python-headless", "pillow", "aiohttp", "webdataset")
+_PACKAGES = (
+    "clip-curate",
+    "apache-beam",
+    "pyarrow",
+    "numpy",
+    "duckdb",
+    "fasttext-predict",
+    "img2dataset",
+    "opencv-python-headless",
+    "pillow",
+    "aiohttp",
+    "webdataset",
+)
 
 
 def versions() -> dict[str, str]:
@@ -26,12 +37,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def count_rows(pieces: Sequence[Piece], step_names: Sequence[str], folder: str) -> tuple[dict[str, Any], list[int], dict[str, str]]:
+def count_rows(
+    pieces: Sequence[Piece], step_names: Sequence[str], folder: str
+) -> tuple[dict[str, Any], list[int], dict[str, str]]:
     """Adds up the pieces' counts and checks that every row is accounted for.
 
     Returns:
-        {"in", "kept", "dropped": [{"step", "in", "dropped"}, …]}; kept rows of each piece, in order; sha256 of the files
-        in kept/ by name.
+        {"in", "kept", "dropped": [{"step", "in", "dropped"}, …]}; kept rows of each piece, in order; sha256 of the
+        files in kept/ by name.
 
     Raises:
         CurateError: the sums don't hold.
@@ -41,8 +54,10 @@ def count_rows(pieces: Sequence[Piece], step_names: Sequence[str], folder: str) 
     for piece in pieces:
         found = storage.read_json(select.marker(piece, folder))
         if found["rows"] != piece.rows or found["kept"] + sum(found["dropped"]) != piece.rows:
-            raise CurateError(f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
-                              f"{sum(found['dropped'])} dropped. This is a defect: please report it.")
+            raise CurateError(
+                f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
+                f"{sum(found['dropped'])} dropped. This is a defect: please report it."
+            )
         kept.append(found["kept"])
         hashes[f"kept/{piece.name}.parquet"] = found["sha256"]
         dropped = [total + n for total, n in zip(dropped, found["dropped"], strict=True)]
@@ -70,8 +85,10 @@ def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out:
         ledger = shards.read_ledger(folder, plan.shard)
         found = collections.Counter(ledger.column("status").to_pylist())
         if found.total() != plan.rows:
-            raise CurateError(f"{folder}: shard {plan.shard} has {found.total()} rows in its ledger, but {plan.rows} were planned. "
-                              f"Remove its ledger and run the same command again.")
+            raise CurateError(
+                f"{folder}: shard {plan.shard} has {found.total()} rows in its ledger, but {plan.rows} were planned. "
+                f"Remove its ledger and run the same command again."
+            )
         statuses += found
         tar, ledger_name = shards.tar_name(plan.shard), shards.ledger_name(plan.shard)
         sizes[tar] = found[OK]

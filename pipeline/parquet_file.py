@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, reason
 from pipeline import storage
 from pipeline.remote import RemoteFile
 
@@ -59,7 +59,7 @@ class ParquetFile:
                 yield from reader.iter_batches(BATCH_ROWS, row_groups=run, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(reader, groups, names)
-            raise CurateError(f"{self.path}: {broken} can't be read ({printable(error)}), but every row is needed. "
+            raise CurateError(f"{self.path}: {broken} can't be read ({reason(error)}), but every row is needed. "
                               f"Fetch the file again.") from error
 
     def _broken(self, reader: pq.ParquetFile, groups: range, names: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def open_parquet(path: str, size: int | None = None) -> Iterator[ParquetFile]:
             metadata = pq.read_metadata(pa.BufferReader(tail))
             schema = metadata.schema.to_arrow_schema()
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name in it is not UTF-8
-            raise _not_whole(path, printable(error)) from error
+            raise _not_whole(path, reason(error)) from error
         rows = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
         if rows != metadata.num_rows:
             raise _not_whole(path, f"its footer says {metadata.num_rows} rows, but its row groups have {rows}")
@@ -126,7 +126,7 @@ def _open_local(path: str) -> pa.NativeFile:
     try:
         return pa.OSFile(path)
     except OSError as error:
-        raise CurateError(f"{path}: can't be read ({error.strerror or printable(error)}). Check --pool and the file's "
+        raise CurateError(f"{path}: can't be read ({error.strerror or reason(error)}). Check --pool and the file's "
                           f"permissions.") from error
 
 

@@ -1,7 +1,7 @@
 """From kept rows to shards: what each shard will hold, and the doing of one shard.
 
-    work/plan/NNNNNN.parquet    what the image step needs of a piece's kept rows, in pool order
-    work/progress/NNNNNNNN.json  statuses so far of one shard
+work/plan/NNNNNN.parquet    what the image step needs of a piece's kept rows, in pool order
+work/progress/NNNNNNNN.json  statuses so far of one shard
 """
 
 import collections
@@ -108,7 +108,7 @@ def read_plan(plan: ShardPlan, folder: str) -> pa.Table:
     tables = []
     for name, start, end in plan.parts:
         path = plan_path(name, folder)
-        with (pa.memory_map(path) if storage.is_local(path) else storage.open_read(path)) as file:
+        with pa.memory_map(path) if storage.is_local(path) else storage.open_read(path) as file:
             parquet = pq.ParquetFile(file)
             offset = 0
             for group in range(parquet.num_row_groups):
@@ -126,7 +126,9 @@ def make_shard(plan: ShardPlan, step: ImageStep, _planned: object = None) -> Non
     if shards.shard_is_whole(folder, plan.shard):
         return
     report = progress_writer(step.folder, plan.shard)
-    statuses = shards.write_shard(plan.shard, read_plan(plan, step.folder), folder, step.fetch, step.images, step.samples, report)
+    statuses = shards.write_shard(
+        plan.shard, read_plan(plan, step.folder), folder, step.fetch, step.images, step.samples, report
+    )
     report(statuses, last=True)
 
 
@@ -136,7 +138,7 @@ def progress_path(folder: str, shard: int) -> str:
 
 
 def progress_writer(folder: str, shard: int, every_s: float = 1.0) -> Callable[..., None]:
-    """A function that is given a shard's statuses so far and leaves them for the driver, not more often than `every_s`."""
+    """A function that leaves the statuses so far that it is given for the driver, not more often than `every_s`."""
     written = 0.0
 
     def report(statuses: collections.Counter, last: bool = False) -> None:

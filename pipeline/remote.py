@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import fsspec
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, reason
 from pipeline import storage
 
 T = TypeVar("T")
@@ -50,12 +50,6 @@ def retried(function: Callable[[], T], where: str, patience_s: float = PATIENCE_
                                   f"credentials{hint}, then run the same command again.") from error
             time.sleep(wait_s)
     raise AssertionError("the waits never end")
-
-
-def reason(error: Exception) -> str:
-    """An exception in a few words: its type, and the first line of what it says."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {printable(first)}" if first else type(error).__name__
 
 
 def _what_happened(error: Exception) -> Exception:

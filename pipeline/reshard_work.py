@@ -162,14 +162,16 @@ def _blocks(job: Job, shard: int, runs: Sequence[Run]) -> Iterator[memoryview]:
     block, other = mmap.mmap(-1, _COPY_BYTES), mmap.mmap(-1, _COPY_BYTES)
     end = 0
     for number, sample in enumerate(itertools.chain.from_iterable(_samples(job, run) for run in runs)):
+        whole = end - end % mmap.PAGESIZE
+        if end + sample.room > len(block) and whole:
+            yield memoryview(block)[:whole]
+            block, other = other, block
+            block[: end - whole] = other[whole:end]
+            end -= whole
         if end + sample.room > len(block):
-            whole = end - end % mmap.PAGESIZE
-            if end - whole + sample.room > len(other):
-                other = mmap.mmap(-1, end - whole + sample.room)
-            other[: end - whole] = block[whole:end]
-            if whole:
-                yield memoryview(block)[:whole]
-            block, other, end = other, block, end - whole
+            larger = mmap.mmap(-1, end + sample.room)
+            larger[:end] = block[:end]
+            block = larger
         end = sample.copy(f"{shard * 10**digits + number:0{8 + digits}d}", memoryview(block), end)
     yield memoryview(block)[:end]
     yield memoryview(tars.END)

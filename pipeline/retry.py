@@ -14,7 +14,9 @@ from pipeline.pools import open_pool
 Statuses = collections.Counter[str]
 
 
-def retry(out: str, statuses: frozenset[str], fetch: FetchPolicy, run: Callable[[Callable[[Any], None]], None]) -> tuple[Statuses, Statuses]:
+def retry(
+    out: str, statuses: frozenset[str], fetch: FetchPolicy, run: Callable[[Callable[[Any], None]], None]
+) -> tuple[Statuses, Statuses]:
     """Fetches again the samples of a run that ended as one of `statuses`; only shards that this changes are rewritten.
 
     Args:
@@ -29,17 +31,24 @@ def retry(out: str, statuses: frozenset[str], fetch: FetchPolicy, run: Callable[
     """
     path = storage.join(out, "manifest.json")
     if not storage.exists(path) or (record := storage.read_json(path))["finished"] != "shards":
-        raise CurateError(f"{out}: holds no run whose shards are finished, but a retry needs one. Finish it with the command that began it.")
+        raise CurateError(
+            f"{out}: holds no run whose shards are finished, but a retry needs one. Finish the run first."
+        )
     before: Statuses = collections.Counter(record["samples"])
     if not any(before[status] for status in statuses):
-        raise CurateError(f"{out}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
-                          f"{', '.join(f'{status} {n:,}' for status, n in before.items())}.")
+        raise CurateError(
+            f"{out}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
+            f"{', '.join(f'{status} {n:,}' for status, n in before.items())}."
+        )
     plans = planned(out, record)
     pool = open_pool(record["pool"], record["scale"], record["columns"])
     with pool.serve() as resolve:
         step = planning.ImageStep(
-            out, tuple(record["image_columns"]), record["recipe"]["shards"]["samples"],
-            dataclasses.replace(fetch, resolve=resolve), ImageOptions(**record["images"]),
+            out,
+            tuple(record["image_columns"]),
+            record["recipe"]["shards"]["samples"],
+            dataclasses.replace(fetch, resolve=resolve),
+            ImageOptions(**record["images"]),
         )
         _run(plans, step, statuses, before, run)
     manifest.add_shards(record, plans, out)
@@ -50,7 +59,10 @@ def retry(out: str, statuses: frozenset[str], fetch: FetchPolicy, run: Callable[
 def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
     """The shards of a finished run."""
     folder = storage.join(out, "work", "select")
-    kept = [(name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["kept"]) for name in storage.names(folder)]
+    kept = [
+        (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["kept"])
+        for name in storage.names(folder)
+    ]
     return planning.plan_shards(kept, record["recipe"]["shards"]["samples"])
 
 
@@ -61,11 +73,25 @@ def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: 
     if statuses.isdisjoint(ledger.column("status").to_pylist()):
         return
     report = planning.progress_writer(step.folder, plan.shard)
-    shards.retry_shard(plan.shard, planning.read_plan(plan, step.folder), folder, step.fetch, step.images, step.samples, statuses, report)
+    shards.retry_shard(
+        plan.shard,
+        planning.read_plan(plan, step.folder),
+        folder,
+        step.fetch,
+        step.images,
+        step.samples,
+        statuses,
+        report,
+    )
 
 
-def _run(plans: list[planning.ShardPlan], step: planning.ImageStep, statuses: frozenset[str], before: Statuses,
-         run: Callable[[Callable[[Any], None]], None]) -> None:
+def _run(
+    plans: list[planning.ShardPlan],
+    step: planning.ImageStep,
+    statuses: frozenset[str],
+    before: Statuses,
+    run: Callable[[Callable[[Any], None]], None],
+) -> None:
     def build(pipeline: Any) -> None:
         import apache_beam as beam
 

@@ -69,8 +69,10 @@ def apply(filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, fi
             batch = batch.filter(pa.array(keep))
 
 
-def walk(piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """The piece's batches with `columns`, and each row's fate after `filters`. Starts from the last checkpoint there is."""
+def walk(
+    piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The piece's batches with `columns`, and each row's fate after `filters`, from the last checkpoint there is."""
     start, known = _checkpoint(piece, len(filters), choice)
     ahead = filters[start:]
     needed = list(dict.fromkeys([*columns, *(c for step in ahead for c in step.columns)]))
@@ -143,10 +145,16 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
     dropped = np.bincount(fate, minlength=len(filters) + 1)
-    storage.write_json(marker(piece, choice.folder), {
-        "rows": piece.rows, "kept": int(dropped[0]), "dropped": dropped[1:].tolist(), "bounds": bounds,
-        "sha256": storage.sha256(kept),
-    })
+    storage.write_json(
+        marker(piece, choice.folder),
+        {
+            "rows": piece.rows,
+            "kept": int(dropped[0]),
+            "dropped": dropped[1:].tolist(),
+            "bounds": bounds,
+            "sha256": storage.sha256(kept),
+        },
+    )
 
 
 def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choice) -> list[list[int]]:
@@ -171,13 +179,17 @@ def uids_path(piece: Piece, folder: str) -> str:
 
 def _write_dropped(piece: Piece, word: np.ndarray, fate: np.ndarray, filters: Sequence[Filter], choice: Choice) -> None:
     gone = np.flatnonzero(fate)
-    steps = pa.DictionaryArray.from_arrays(pa.array(fate[gone] - 1, pa.int8()), pa.array([f.name for f in filters], pa.string()))
+    steps = pa.DictionaryArray.from_arrays(
+        pa.array(fate[gone] - 1, pa.int8()), pa.array([f.name for f in filters], pa.string())
+    )
     table = pa.table({"uid": pa.array(uids.text_of(word[gone])), "step": steps})
-    storage.write_parquet(storage.join(choice.folder, "dropped", f"{piece.name}.parquet"), table, use_dictionary=["step"])
+    storage.write_parquet(
+        storage.join(choice.folder, "dropped", f"{piece.name}.parquet"), table, use_dictionary=["step"]
+    )
 
 
 def sort_uids(word: np.ndarray) -> np.ndarray:
-    """UID_DTYPE sorted by value, as numpy sorts the structured type, but by its first word, which is 20 times faster."""
+    """UID_DTYPE sorted by value, as numpy sorts the structured type, but by its first word: 20 times faster."""
     result = word[np.argsort(word["f0"])]
     if (result["f0"][1:] == result["f0"][:-1]).any():
         result = word[np.lexsort((word["f1"], word["f0"]))]
@@ -185,7 +197,7 @@ def sort_uids(word: np.ndarray) -> np.ndarray:
 
 
 def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
-    """Writes work/subset/NNNNNN.bin, the kept uids of one range in order, after checking that no uid of the pool repeats.
+    """Writes work/subset/NNNNNN.bin, the kept uids of one range in order, if no uid of the pool repeats.
 
     Raises:
         CurateError: a uid occurs twice in the pool; it and its files are named.
@@ -195,8 +207,8 @@ def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
         return
     parts: list[np.ndarray] = []  # kept and dropped of each piece, in turn
     for piece in pieces:
-        for cuts in storage.read_json(marker(piece, choice.folder))["bounds"]:
-            parts.append(_read_uids(uids_path(piece, choice.folder), cuts[partition], cuts[partition + 1]))
+        path_in, bounds = uids_path(piece, choice.folder), storage.read_json(marker(piece, choice.folder))["bounds"]
+        parts += [_read_uids(path_in, cuts[partition], cuts[partition + 1]) for cuts in bounds]
     first_words = np.sort(np.concatenate([part["f0"] for part in parts]))
     if (first_words[1:] == first_words[:-1]).any():  # by chance about once in 10^19 pairs of uids
         _refuse_duplicates(parts, pieces)
@@ -210,8 +222,10 @@ def _refuse_duplicates(parts: Sequence[np.ndarray], pieces: Sequence[Piece]) -> 
         return
     times = [int((part == twice[0]).sum()) for part in parts]
     owners = dict.fromkeys(pieces[n // 2].path for n, count in enumerate(times) if count)
-    raise CurateError(f"{' and '.join(owners)}: uid {uids.text_of(twice[:1])[0]} occurs {sum(times)} times, but a uid names one "
-                      f"row of a pool. Remove the duplicates, or read the pool with --columns uid= if its uids are not unique.")
+    raise CurateError(
+        f"{' and '.join(owners)}: uid {uids.text_of(twice[:1])[0]} occurs {sum(times)} times, but a uid names one "
+        f"row of a pool. Remove the duplicates, or read the pool with --columns uid= if its uids are not unique."
+    )
 
 
 def subset_path(partition: int, folder: str) -> str:
@@ -224,7 +238,11 @@ def _read_uids(path: str, start: int, end: int) -> np.ndarray:
     if storage.is_local(path):
         return np.fromfile(path, uids.UID_DTYPE, count=end - start, offset=start * size)
     fs, name = storage.filesystem(path)
-    return np.frombuffer(fs.cat_file(name, start=start * size, end=end * size), uids.UID_DTYPE) if end > start else np.empty(0, uids.UID_DTYPE)
+    return (
+        np.frombuffer(fs.cat_file(name, start=start * size, end=end * size), uids.UID_DTYPE)
+        if end > start
+        else np.empty(0, uids.UID_DTYPE)
+    )
 
 
 def write_subset(choice: Choice, rows: int) -> str:
@@ -239,7 +257,9 @@ def write_subset(choice: Choice, rows: int) -> str:
         np.lib.format.write_array_header_1_0(file, header)
         written = sum(file.write(storage.read(subset_path(p, choice.folder))) for p in range(choice.partitions))
     if written != rows * uids.UID_DTYPE.itemsize:
-        raise CurateError(f"{path}: {written // 16} uids were written, but {rows} rows were kept. This is a defect: please report it.")
+        raise CurateError(
+            f"{path}: {written // 16} uids were written, but {rows} rows were kept. This is a defect: please report it."
+        )
     return storage.sha256(path)
 
 

@@ -57,8 +57,10 @@ def check(path: str, name: str) -> Facts:
 
 
 def _unfit(name: str, what: str) -> CurateError:
-    return CurateError(f"--subset {name}: {what}, but DataComp's format is needed: .npy, dtype u8,u8, one dimension, "
-                       f"sorted, not empty. `curate --select-only` writes it.")
+    return CurateError(
+        f"--subset {name}: {what}, but DataComp's format is needed: .npy, dtype u8,u8, one dimension, "
+        f"sorted, not empty. `curate --select-only` writes it."
+    )
 
 
 def find(uids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

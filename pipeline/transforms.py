@@ -11,7 +11,6 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from filters.base import Filter, Fit, Step
-from metadata.errors import CurateError
 from pipeline import failures, select
 from pipeline.pieces import Piece
 
@@ -81,7 +80,9 @@ class ChooseRows(beam.PTransform):
         self.steps, self.choice, self.all_pieces = steps, choice, list(all_pieces)
 
     def expand(self, pieces):
-        filters = pieces.pipeline | "Filters" >> beam.Create([(n, s) for n, s in enumerate(self.steps) if isinstance(s, Filter)])
+        filters = pieces.pipeline | "Filters" >> beam.Create(
+            [(n, s) for n, s in enumerate(self.steps) if isinstance(s, Filter)]
+        )
         for number, step in enumerate(self.steps):
             if isinstance(step, Fit):
                 before = filters | f"Before{number}" >> beam.Filter(lambda pair, number=number: pair[0] < number)

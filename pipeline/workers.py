@@ -137,5 +137,7 @@ def _epitaph(process: BaseProcess) -> str:
     code = process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
     hint = " This is what the kernel does when memory runs out: try fewer --workers." if code == -signal.SIGKILL else ""
-    return marked(f"local runner: a worker process (pid {process.pid}) {how} in the middle of its work.{hint} "
-                  f"What is finished is kept: run the same command again to go on.")
+    return marked(
+        f"local runner: a worker process (pid {process.pid}) {how} in the middle of its work.{hint} "
+        f"What is finished is kept: run the same command again to go on."
+    )

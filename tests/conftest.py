@@ -10,17 +10,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-SCHEMA = pa.schema([
-    ("uid", pa.string()), ("url", pa.string()), ("text", pa.string()),
-    ("original_width", pa.int64()), ("original_height", pa.int64()),
-    ("clip_b32_similarity_score", pa.float32()), ("clip_l14_similarity_score", pa.float32()),
-    ("face_bboxes", pa.list_(pa.list_(pa.float64()))), ("sha256", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        ("uid", pa.string()),
+        ("url", pa.string()),
+        ("text", pa.string()),
+        ("original_width", pa.int64()),
+        ("original_height", pa.int64()),
+        ("clip_b32_similarity_score", pa.float32()),
+        ("clip_l14_similarity_score", pa.float32()),
+        ("face_bboxes", pa.list_(pa.list_(pa.float64()))),
+        ("sha256", pa.string()),
+    ]
+)
 
 TEXTS = [
-    "a photo of a red bicycle in the rain", "ein Foto von einem roten Fahrrad im Regen", "", "IMG_2043.JPG", "two words",
-    "the old house by the lake at dusk", "красный велосипед под дождём на улице", "雨の中の赤い自転車の写真", "a\nb\tc d e f",
-    "café au lait sur la table de la cuisine", "dog", "une maison près du lac au crépuscule", "the best of the best 🎉 party",
+    "a photo of a red bicycle in the rain",
+    "ein Foto von einem roten Fahrrad im Regen",
+    "",
+    "IMG_2043.JPG",
+    "two words",
+    "the old house by the lake at dusk",
+    "красный велосипед под дождём на улице",
+    "雨の中の赤い自転車の写真",
+    "a\nb\tc d e f",
+    "café au lait sur la table de la cuisine",
+    "dog",
+    "une maison près du lac au crépuscule",
+    "the best of the best 🎉 party",
 ]
 
 
@@ -30,14 +47,21 @@ def make_rows(n: int, seed: int = 0) -> list[dict]:
     rows = []
     for i in range(n):
         uid = hashlib.md5(f"{seed}/{i}".encode()).hexdigest()
-        rows.append({
-            "uid": uid, "url": f"http://images.test/{uid}.jpg", "text": rng.choice([*TEXTS, None]),
-            "original_width": rng.choice([0, 1, 150, 199, 200, 201, 600, 601, 1800]),
-            "original_height": rng.choice([0, 1, 150, 199, 200, 600]),
-            "clip_b32_similarity_score": rng.choice([0.28, 0.27999997, round(rng.uniform(0.1, 0.4), 2), None, float("nan")]),
-            "clip_l14_similarity_score": round(rng.uniform(-0.1, 0.4), 2),
-            "face_bboxes": [], "sha256": hashlib.sha256(uid.encode()).hexdigest(),
-        })
+        rows.append(
+            {
+                "uid": uid,
+                "url": f"http://images.test/{uid}.jpg",
+                "text": rng.choice([*TEXTS, None]),
+                "original_width": rng.choice([0, 1, 150, 199, 200, 201, 600, 601, 1800]),
+                "original_height": rng.choice([0, 1, 150, 199, 200, 600]),
+                "clip_b32_similarity_score": rng.choice(
+                    [0.28, 0.27999997, round(rng.uniform(0.1, 0.4), 2), None, float("nan")]
+                ),
+                "clip_l14_similarity_score": round(rng.uniform(-0.1, 0.4), 2),
+                "face_bboxes": [],
+                "sha256": hashlib.sha256(uid.encode()).hexdigest(),
+            }
+        )
     return rows
 
 
@@ -47,7 +71,9 @@ def write_rows(folder: pathlib.Path, rows: list[dict], files: int = 3, **options
     size = -(-len(rows) // files)
     for n in range(files):
         name = hashlib.md5(str(n).encode()).hexdigest()
-        pq.write_table(pa.Table.from_pylist(rows[n * size : (n + 1) * size], SCHEMA), folder / f"{name}.parquet", **options)
+        pq.write_table(
+            pa.Table.from_pylist(rows[n * size : (n + 1) * size], SCHEMA), folder / f"{name}.parquet", **options
+        )
     return folder
 
 

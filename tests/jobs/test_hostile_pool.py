@@ -21,6 +21,7 @@ def png(width: int, height: int, data: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+CAPTION = "\x1b[31mred\x1b[0m <script>alert(1)</script> \x00"
 BODIES = {
     "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
     "html": b"<html>not an image</html>",
@@ -34,7 +35,10 @@ BODIES = {
 def hostile():
     """The server that misbehaves, on an allowed host, and one that must never hear of us."""
     with HostileServer() as server, HostileServer() as forbidden:
-        server.raw = [b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(b) + b for b in BODIES.values()]
+        server.raw = [
+            b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(b) + b
+            for b in BODIES.values()
+        ]
         yield server, forbidden
 
 
@@ -71,13 +75,24 @@ def test_every_trap_ends_as_a_status(curate, hostile, write_pool, tmp_path):
         raw["fine.jpg"]: "ok",
     }
     rows = [
-        {"uid": hashlib.md5(url.encode()).hexdigest(), "url": url, "text": "\x1b[31mred\x1b[0m <script>alert(1)</script> \x00",
-         "original_width": 300, "original_height": 300, "clip_b32_similarity_score": 0.3, "clip_l14_similarity_score": 0.3,
-         "face_bboxes": [], "sha256": None}
+        {"uid": hashlib.md5(url.encode()).hexdigest(), "url": url, "text": CAPTION,
+         "original_width": 300, "original_height": 300, "clip_b32_similarity_score": 0.3,
+         "clip_l14_similarity_score": 0.3, "face_bboxes": [], "sha256": None}
         for url in expected
     ]  # fmt: skip
     pool = write_pool(tmp_path / "pool", rows, files=1)
-    done = curate("--pool", pool, "--recipe", "no_filter", "--allow-host", server.address, "--timeout", "6", "--out", tmp_path / "run")
+    done = curate(
+        "--pool",
+        pool,
+        "--recipe",
+        "no_filter",
+        "--allow-host",
+        server.address,
+        "--timeout",
+        "6",
+        "--out",
+        tmp_path / "run",
+    )
     assert done.returncode == 0, done.stderr
     ledger = pq.read_table(tmp_path / "run/shards/00000000.parquet").to_pylist()
     assert {row["url"]: row["status"] for row in ledger} == expected

@@ -22,7 +22,9 @@ shards: {samples: 50}
 
 def outputs(run: pathlib.Path) -> dict[str, bytes]:
     """Every output by name; the manifest without its times."""
-    found = {str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and "work" not in p.parts}
+    found = {
+        str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and "work" not in p.parts
+    }
     record = json.loads(found["manifest.json"])
     del record["times"]
     found["manifest.json"] = json.dumps(record).encode()
@@ -77,7 +79,11 @@ def test_a_folder_of_other_things_is_left_alone(curate, toy_pool, tmp_path):
         (["--pool", "commoncrawl"], 1, "needs one of small, medium, large, xlarge"),
         (["--pool", "commoncrawl", "--scale", "smal"], 1, "Did you mean 'small'?"),
         (["--pool", "demo", "--scale", "small"], 1, "only commoncrawl has scales"),
-        (["--pool", "{pool}", "--recipe", "clip_score_l14_30_percents"], 1, "Did you mean 'clip_score_l14_30_percent'?"),
+        (
+            ["--pool", "{pool}", "--recipe", "clip_score_l14_30_percents"],
+            1,
+            "Did you mean 'clip_score_l14_30_percent'?",
+        ),
         (["--pool", "{pool}", "--recipe", "nowhere.yaml"], 1, "nowhere.yaml"),
         (["--pool", "{pool}", "--columns", "text=caption", "--recipe", "basic_filter"], 1, "unknown column 'caption'"),
         (["--pool", "{pool}", "--columns", "text"], 2, "OURS=THEIRS"),
@@ -108,8 +114,10 @@ def test_mistakes_are_told_in_a_sentence(curate, toy_pool, tmp_path, args, code,
     ],
 )
 def test_a_step_that_keeps_nearly_nothing_stops_the_run(curate, toy_pool, tmp_path, where, more, words):
-    (tmp_path / "r.yaml").write_text(f"name: r\nsteps:\n  - where: \"{where}\"\n")
-    done = curate("--pool", toy_pool, "--recipe", tmp_path / "r.yaml", "--select-only", "--out", tmp_path / "run", *more)
+    (tmp_path / "r.yaml").write_text(f'name: r\nsteps:\n  - where: "{where}"\n')
+    done = curate(
+        "--pool", toy_pool, "--recipe", tmp_path / "r.yaml", "--select-only", "--out", tmp_path / "run", *more
+    )
     assert done.returncode == 1
     assert words in done.stderr
     assert not (tmp_path / "run/subset.npy").exists()
@@ -131,9 +139,9 @@ def test_help_is_quick_and_names_everything():
     assert min(times) < 1
     for word in ("--pool", "commoncrawl", "--select-only", "reshard", "retry", "recipes"):
         assert word in done.stdout
-    slow = "import sys, jobs.cli\ntry:\n jobs.cli.main(['--help'])\nexcept SystemExit:\n pass\nprint(sorted(sys.modules), file=sys.stderr)"
-    loaded = subprocess.run([sys.executable, "-c", slow], capture_output=True, text=True, check=True).stderr
-    assert not {"'apache_beam'", "'img2dataset'", "'torch'", "'pyarrow'", "'duckdb'"} & set(loaded.strip("[]\n").split(", "))
+    slow = "import atexit, sys, jobs.cli; atexit.register(lambda: print(*sys.modules)); jobs.cli.main(['--help'])"
+    loaded = subprocess.run([sys.executable, "-c", slow], capture_output=True, text=True, check=True).stdout
+    assert not {"apache_beam", "img2dataset", "torch", "pyarrow", "duckdb"} & set(loaded.split())
 
 
 def test_recipes_are_listed_with_their_source(curate):
@@ -158,7 +166,19 @@ def _demo(out: pathlib.Path, workers: str) -> subprocess.CompletedProcess:
 def _command(out: pathlib.Path, workers: str) -> list[str]:
     recipe = out.parent / "recipe.yaml"
     recipe.write_text("name: half\nsteps:\n  - clip_score: {model: l14, fraction: 0.5}\nshards: {samples: 40}\n")
-    return [sys.executable, "-m", "jobs.cli", "--pool", "demo:400", "--recipe", recipe, "--out", out, "--workers", workers]
+    return [
+        sys.executable,
+        "-m",
+        "jobs.cli",
+        "--pool",
+        "demo:400",
+        "--recipe",
+        recipe,
+        "--out",
+        out,
+        "--workers",
+        workers,
+    ]
 
 
 def test_the_demo_accounts_for_every_sample(demo_run):
@@ -194,7 +214,9 @@ def test_kill_9_at_a_random_point_and_start_again(demo_run, tmp_path, seed):
 
 
 def test_ctrl_c_stops_and_says_how_to_go_on(demo_run, tmp_path):
-    process = subprocess.Popen(_command(tmp_path / "run", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _command(tmp_path / "run", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(2.5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

@@ -60,7 +60,9 @@ def test_a_retry_ends_as_a_luckier_run_would_have(run, curate, server):
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {f"{stem}.{kind}" for stem in mended for kind in ("tar", "parquet")} | {"sizes.json"}
     assert len(mended) == 2
-    assert {n: b for n, b in after.items() if n.endswith(".tar")} == {n: b for n, b in lucky.items() if n.endswith(".tar")}
+    assert {n: b for n, b in after.items() if n.endswith(".tar")} == {
+        n: b for n, b in lucky.items() if n.endswith(".tar")
+    }
     untouched = {p.name for p in (out / "shards").iterdir() if p.stat().st_mtime_ns == times[p.name]}
     assert untouched == set(after) - changed
     # A run that is told so again has nothing left to do, and says so.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metadata import errors
-from metadata.errors import CurateError, printable, unknown
+from metadata.errors import CurateError, printable, reason, unknown
 
 
 def test_the_examples_in_the_docstrings_hold():
@@ -51,3 +51,11 @@ def test_printable_is_short_and_printable(text, limit):
     assert shown.isprintable()
     assert len(shown) <= limit
     shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(("error", "said"), [
+    (OSError("first\nsecond"), "first"), (OSError("\n  \x1b[2Jx  \n"), "\\x1b[2Jx"), (TimeoutError(), "TimeoutError"),
+    (FileNotFoundError(2, "No such file or directory", "a"), "[Errno 2] No such file or directory: 'a'"),
+])  # fmt: skip
+def test_reason_is_one_line(error, said):
+    assert reason(error) == said

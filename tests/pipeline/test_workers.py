@@ -1,4 +1,4 @@
-"""The local runner: work is spread over processes, a death is an error within seconds, and nothing outlives the driver."""
+"""The local runner: work is spread over processes, a death is told within seconds, nothing outlives the driver."""
 
 import os
 import pathlib
@@ -47,8 +47,12 @@ def start(tmp_path: pathlib.Path):
 
     def run(deed: str) -> tuple[subprocess.Popen, pathlib.Path]:
         root = str(pathlib.Path(__file__).parents[2])
-        process = subprocess.Popen([sys.executable, tmp_path / "script.py", marks, deed], stdout=subprocess.PIPE, text=True,
-                                   env={**os.environ, "PYTHONPATH": root})
+        process = subprocess.Popen(
+            [sys.executable, tmp_path / "script.py", marks, deed],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": root},
+        )
         return process, marks
 
     return run
@@ -123,7 +127,7 @@ def test_defects_keep_their_traceback():
 
 
 def _divide(n: int) -> None:
-    1 / n  # noqa: B018
+    1 / n
 
 
 def test_a_full_disk_is_told_with_its_path():
@@ -134,4 +138,6 @@ def test_a_full_disk_is_told_with_its_path():
 
     with pytest.raises(failures.MarkedError) as caught:
         failures.told(write)()
-    assert failures.sentence(caught.value).startswith("/run/kept/000000.parquet: No space left on device. What is finished is kept")
+    assert failures.sentence(caught.value).startswith(
+        "/run/kept/000000.parquet: No space left on device. What is finished is kept"
+    )

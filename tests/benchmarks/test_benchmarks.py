@@ -1,0 +1,101 @@
+"""Every benchmark at a tiny size: that it works, and that what it compares does the same. No test looks at a time."""
+
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _beside(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def test_a_command_is_measured_with_the_processes_it_starts():
+    measure = importlib.import_module("measure")
+    grandchild = "a = bytearray(200 << 20); import time; time.sleep(0.6); print('done')"
+    cost = measure.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"])
+    assert cost.wall_s >= 0.6
+    assert cost.output == "done\n"
+    assert 200 < cost.one_mb < 400
+    assert cost.one_mb < cost.all_mb
+    assert cost.cpu_s > 0
+
+
+def test_a_command_that_fails_is_no_measurement():
+    measure = importlib.import_module("measure")
+    with pytest.raises(RuntimeError, match=r"exit code 3\nbroken"):
+        measure.run([sys.executable, "-c", "import sys; print('broken'); sys.exit(3)"])
+
+
+def test_pairs_alternate_and_the_ratio_is_of_pairs():
+    measure = importlib.import_module("measure")
+    order = []
+
+    def job(name, walls):
+        def run():
+            order.append(name)
+            return measure.Cost(walls.pop(0), 0, 100, 200, "")
+
+        return run
+
+    found = measure.pairs(job("a", [1, 2, 10]), job("b", [2, 6, 10]), 3)
+    assert order == ["a", "b"] * 3
+    assert found.ratio() == 2
+    assert found.wall_s() == (2, 6)
+    assert found.memory() == "100 / 200 MB, other 100 / 200 MB"
+
+
+def test_the_table_marks_what_is_missed():
+    measure = importlib.import_module("measure")
+    rows = [measure.Row("x", "1 s", "2 s", "2.0", ">= 4", False), measure.Row("longer name", "1 s", "9 s", "9.0", ">= 4", True)]
+    head, rule, first, second = measure.table(rows).splitlines()
+    assert head.startswith("what         ours  ")
+    assert set(rule) == {"-"}
+    assert first.endswith(">= 4 MISSED")
+    assert second.endswith(">= 4 ok")
+
+
+def test_photographs_are_the_same_every_time_and_of_a_photographs_size():
+    cv2, np = importlib.import_module("cv2"), importlib.import_module("numpy")
+    photographs = importlib.import_module("photographs")
+    data = photographs.photograph(3)
+    assert data == photographs.photograph(3) != photographs.photograph(4)
+    height, width, channels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape
+    assert channels == 3
+    assert 0.5 < len(data) * 8 / (width * height) < 3
+
+
+def test_a_benchmark_stops_where_results_differ(tmp_path):
+    np, bench_choose = importlib.import_module("numpy"), importlib.import_module("bench_choose")
+    for name, values in (("a", [(1, 2)]), ("b", [(1, 3)])):
+        np.save(tmp_path / f"{name}.npy", np.array(values, "u8,u8"))
+    bench_choose.check_equal(tmp_path / "a.npy", tmp_path / "a.npy")
+    with pytest.raises(RuntimeError, match=r"a.npy and .*b.npy differ"):
+        bench_choose.check_equal(tmp_path / "a.npy", tmp_path / "b.npy")
+
+
+def test_an_unknown_benchmark_is_refused():
+    found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "chose: no such benchmark. There are choose, images, reshard." in found.stderr
+
+
+@pytest.mark.slow
+def test_choosing(tmp_path):
+    bench_choose = importlib.import_module("bench_choose")
+    whats = [row.what.strip().split(",")[0] for row in bench_choose.rows(tmp_path, number=1, size=3000)]
+    assert [w for w in whats if w.startswith("choose")] == [f"choose {recipe}" for recipe in bench_choose.BASELINES]
+    assert whats.count("over the floor") == 2
+    assert whats.count("Beam's share") == 2
+
+
+@pytest.mark.slow
+def test_images(tmp_path):
+    bench_images = importlib.import_module("bench_images")
+    whats = [row.what.strip() for row in bench_images.rows(tmp_path, number=1, size=12, distinct=3)]
+    assert whats == ["12 images", "memory of all processes", "without start-up", "12 images, https"]
