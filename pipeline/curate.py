@@ -11,7 +11,7 @@ from metadata.errors import CurateError
 from pipeline import folder, manifest, pieces, planning, progress, select, storage
 from pipeline.fetch import FetchPolicy
 from pipeline.images import ImageOptions
-from pipeline.pools import open_pool
+from pipeline.pools import Pool, open_pool
 
 #: Uids of about this many rows are sorted in one go by one worker: 32 MB, a few times over.
 _PARTITION_ROWS = 1 << 21
@@ -53,11 +53,10 @@ def curate(request: Request) -> dict[str, Any]:
     """
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
-    recipe, steps = request.recipe, request.recipe.steps
-    wanted = planning.REQUIRED_COLUMNS if not request.select_only else ("uid",)
-    found = pieces.inspect(
-        pool, (*wanted, *recipes.recipe_columns(recipe)), planning.OPTIONAL_COLUMNS, request.limit_files
-    )
+    recipe = request.recipe
+    wanted = ("uid",) if request.select_only else planning.REQUIRED_COLUMNS
+    asked = (*wanted, *recipes.recipe_columns(recipe))
+    found = pieces.inspect(pool, asked, planning.OPTIONAL_COLUMNS, request.limit_files)
     recipes.check(recipe, found.schema)
     identity = {
         "pool": request.pool,
@@ -66,44 +65,19 @@ def curate(request: Request) -> dict[str, Any]:
         "limit_files": request.limit_files,
         "recipe": recipes.describe(recipe),
         "keep_dropped": request.keep_dropped,
-        "images": dataclasses.asdict(request.images),
         "files": [dataclasses.asdict(file) for file in found.files],
     }
-    folder.claim(request.out, identity, request.overwrite)
-    if (done := _finished(request)) is not None:
-        return done
-
-    choice = select.Choice(
-        folder=request.out,
-        checkpoints=tuple(n for n, step in enumerate(steps) if n and isinstance(step, Fit)),
-        kept_columns=tuple(c for c in dict.fromkeys(recipes.recipe_columns(recipe)) if c != "uid"),
-        partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
-        keep_dropped=request.keep_dropped,
-    )
-    _choose(request, steps, choice, found.pieces)
-    counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
-    warnings = _check_kept(counts, request.min_kept)
-    hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
-    record = {
-        "finished": "subset",
-        **identity,
-        "fitted": storage.read_json(select.fitted_path(request.out)),
-        "rows": counts,
-        "warnings": warnings,
-        "versions": manifest.versions(),
-        "sha256": hashes,
-    }
     if not request.select_only:
-        with pool.serve() as resolve:
-            fetch = dataclasses.replace(request.fetch, resolve=resolve)
-            columns = (*planning.REQUIRED_COLUMNS, *found.optional)
-            step = planning.ImageStep(request.out, columns, recipe.samples_per_shard, fetch, request.images)
-            plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, kept, strict=True)], step.samples)
-            _make_shards(request, step, found.pieces, plans)
-        record |= {"finished": "shards", "image_columns": list(columns)}
-        manifest.add_shards(record, plans, request.out)
-    record["times"] = {"started": started, "seconds": time.time() - started}
-    storage.write_json(storage.join(request.out, "manifest.json"), record)
+        identity["images"] = dataclasses.asdict(request.images)
+    with folder.claim(request.out, identity, request.overwrite):
+        if (done := _finished(request)) is not None:
+            return done
+        record, kept = _choose_rows(request, found)
+        record = identity | record
+        if not request.select_only:
+            _make_shards(request, pool, found, kept, record)
+        record["times"] = {"started": started, "seconds": time.time() - started}
+        storage.write_json(storage.join(request.out, "manifest.json"), record)
     return record
 
 
@@ -117,22 +91,44 @@ def _finished(request: Request) -> dict[str, Any] | None:
     return None
 
 
-def _choose(request: Request, steps: Sequence, choice: select.Choice, work: list[pieces.Piece]) -> None:
-    marks = storage.join(request.out, "work", "select")
-    rows = {f"{piece.name}.json": piece.rows for piece in work}
-
-    def measure() -> tuple[int, str]:
-        return sum(rows.get(name, 0) for name in storage.names(marks)), ""
+def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, Any], list[int]]:
+    """Writes the subset; what the manifest says of it, and the number of kept rows of each piece."""
+    steps = request.recipe.steps
+    choice = select.Choice(
+        folder=request.out,
+        checkpoints=tuple(n for n, step in enumerate(steps) if n and isinstance(step, Fit)),
+        kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid"),
+        partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
+        keep_dropped=request.keep_dropped,
+    )
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam
 
         from pipeline.transforms import ChooseRows
 
-        _ = pipeline | beam.Create(work) | beam.Reshuffle() | ChooseRows(steps, choice, work)
+        _ = pipeline | beam.Create(found.pieces) | beam.Reshuffle() | ChooseRows(steps, choice, found.pieces)
+
+    marks = storage.join(request.out, "work", "select")
+    rows = {f"{piece.name}.json": piece.rows for piece in found.pieces}
+
+    def measure() -> tuple[int, str]:
+        return sum(rows.get(name, 0) for name in storage.names(marks)), ""
 
     if len(storage.names(storage.join(request.out, "work", "subset"))) < choice.partitions:
-        progress.watch(lambda: request.run(build), measure, sum(rows.values()), "choosing", "rows")
+        progress.watch(lambda: request.run(build), measure, found.rows, "choosing", "rows")
+    counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
+    warnings = _check_kept(counts, request.min_kept)
+    hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
+    record = {
+        "finished": "subset",
+        "fitted": storage.read_json(select.fitted_path(request.out)),
+        "rows": counts,
+        "warnings": warnings,
+        "versions": manifest.versions(),
+        "sha256": hashes,
+    }
+    return record, kept
 
 
 def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
@@ -156,18 +152,27 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
 
 
 def _make_shards(
-    request: Request, step: planning.ImageStep, work: list[pieces.Piece], plans: list[planning.ShardPlan]
+    request: Request, pool: Pool, found: pieces.Inspection, kept: Sequence[int], record: dict[str, Any]
 ) -> None:
-    def build_plans(pipeline: Any) -> None:
-        import apache_beam as beam
+    """Writes the shards of the kept rows and adds them to the manifest."""
+    samples = request.recipe.samples_per_shard
+    plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, kept, strict=True)], samples)
+    with pool.serve() as resolve:
+        fetch = dataclasses.replace(request.fetch, resolve=resolve)
+        columns = (*planning.REQUIRED_COLUMNS, *found.optional)
+        step = planning.ImageStep(request.out, columns, samples, fetch, request.images)
 
-        from pipeline.transforms import ForEach
+        def build(pipeline: Any) -> None:
+            import apache_beam as beam
 
-        planned = (
-            pipeline | "Pieces" >> beam.Create(work) | "Plan" >> ForEach(planning.plan_piece, step.folder, step.columns)
-        )
-        after = beam.pvalue.AsList(planned)
-        _ = pipeline | "Shards" >> beam.Create(plans) | "MakeShards" >> ForEach(planning.make_shard, step, after)
+            from pipeline.transforms import ForEach
 
-    measure = planning.ProgressReader(request.out)
-    progress.watch(lambda: request.run(build_plans), measure, sum(plan.rows for plan in plans), "images", "samples")
+            work = pipeline | "Pieces" >> beam.Create(found.pieces)
+            planned = work | "Plan" >> ForEach(planning.plan_piece, request.out, columns)
+            shards = pipeline | "Shards" >> beam.Create(plans)
+            _ = shards | "MakeShards" >> ForEach(planning.make_shard, step, beam.pvalue.AsList(planned))
+
+        measure = planning.ProgressReader(request.out)
+        progress.watch(lambda: request.run(build), measure, sum(kept), "images", "samples")
+    record |= {"finished": "shards", "image_columns": list(columns)}
+    manifest.add_shards(record, plans, request.out)

@@ -106,8 +106,8 @@ def open_parquet(path: str, size: int | None = None) -> Iterator[ParquetFile]:
         else:
             file = stack.enter_context(RemoteFile(path, size))
             size = file.length
-        tail = _tail(file, size)
         try:
+            tail = _tail(file, size)
             metadata = pq.read_metadata(pa.BufferReader(tail))
             schema = metadata.schema.to_arrow_schema()
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a name in it is not UTF-8

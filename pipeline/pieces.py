@@ -78,6 +78,7 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
         raise CurateError(f"{where}: {error}. `pip install 'clip-curate[s3]'` or `[gcs]` brings it.") from error
     except ValueError as error:
         raise CurateError(f"{where}: {error}. Give a local path or an address such as s3://bucket/folder.") from error
+    found: list[tuple[str, int | None]]
     if "file" in fs.protocol:
         try:
             found = sorted(set(_list_local(path)))
@@ -85,8 +86,8 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
             raise CurateError(f"{where}: {error.filename} can't be read ({error.strerror}). Check the address and the "
                               f"permissions.") from error
     else:
-        remote = retried(lambda: sorted(set(_list_remote(fs, path))), where, FIRST_PATIENCE_S)
-        found = [(fs.unstrip_protocol(name), size) for name, size in remote]
+        listed = retried(lambda: sorted(set(_list_remote(fs, path))), where, FIRST_PATIENCE_S)
+        found = [(fs.unstrip_protocol(name), size) for name, size in listed]
     if not found:
         raise CurateError(f"{where}: there is no parquet file, but a pool is one, a folder or a glob of them. "
                           f"Check the address.")

@@ -57,8 +57,9 @@ def _what_happened(error: Exception) -> Exception:
     import aiohttp
 
     cause = error.__cause__
-    is_missing = not isinstance(cause, (aiohttp.ClientError, TimeoutError)) or _status(cause) == 404
-    return error if is_missing or not isinstance(error, FileNotFoundError) else cause
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, (aiohttp.ClientError, TimeoutError)):
+        return error
+    return error if _status(cause) == 404 else cause
 
 
 def _may_pass(error: Exception) -> bool:
@@ -96,7 +97,7 @@ class RemoteFile(io.RawIOBase):
         if self.length is None:
             raise CurateError(f"{self.where}: the server does not say how large it is, but it is read from its end. "
                               f"Fetch the file and give its path.")
-        # No read-ahead: what is needed of a parquet file is known to the byte.
+        # No read-ahead of fsspec's, which knows nothing of columns.
         self.file = retried(lambda: fs.open(path, "rb", cache_type="none", size=self.length), address)
         self.position = 0
         # A few blocks, because pyarrow's threads ask for the ranges of row groups only nearly in order.

@@ -58,24 +58,30 @@ def reshard(shards: str, subset: str, out: str, samples: int, workers: int, over
     """
     for option, path in ("--shards", shards), ("--subset", subset):
         if _is_inside(path, out):
-            raise CurateError(f"{option} {path}: lies in --out {out}, but what is read must not be written over. "
-                              f"Give another --out.")
+            raise CurateError(
+                f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
+            )
     names = [name for name in storage.names(shards) if name.endswith(".tar")]
     if not names:
-        raise CurateError(f"--shards {shards}: no tars there, but a folder with .tar files is needed. "
-                          f"Look at the path.")
+        raise CurateError(
+            f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
+        )
     with _local(subset) as path:
         facts = subsets.check(path, subset)
         inputs = [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in names]
-        asked = {"command": "reshard", "subset_sha256": facts.sha256, "samples_per_shard": samples, "shards": inputs}
-        _claim(out, asked, overwrite)
-        written = storage.join(out, "manifest.json")
-        finished = storage.exists(written)
-        if not finished:
-            storage.write_json(written, _reshard(Job(shards, path, out, samples), inputs, facts, workers))
-    if storage.exists(storage.join(out, "work")):
-        storage.remove(storage.join(out, "work"))
-    return storage.read_json(written) | ({"nothing_to_do": True} if finished else {})
+        asked = {
+            "command": "reshard",
+            "pool": inputs,
+            "recipe": {"subset_sha256": facts.sha256},
+            "samples_per_shard": samples,
+        }
+        with folder.claim(out, asked, overwrite):
+            written = storage.join(out, "manifest.json")
+            finished = storage.exists(written)
+            if not finished:
+                storage.write_json(written, _reshard(Job(shards, path, out, samples), inputs, facts, workers))
+            storage.remove(storage.join(out, "work"))
+            return storage.read_json(written) | ({"nothing_to_do": True} if finished else {})
 
 
 def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts, workers: int) -> dict[str, Any]:
@@ -85,9 +91,12 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
         counts = _follow("reading", each(functools.partial(index_tar, job), names), len(names))
         levels = _levels(job, names)
         if not any(levels.values()):
-            raise CurateError(f"--subset: none of its uids is among the {sum(counts)} samples of {job.shards}, but "
-                              f"shards need some. Look whether the two are of one pool.")
+            raise CurateError(
+                f"--subset: none of its uids is among the {sum(counts)} samples of {job.shards}, but "
+                f"shards need some. Look whether the two are of one pool."
+            )
         plan = plan_shards(levels, job.samples)
+        _remove_others(job.out, len(plan))
         outputs = _follow("copying", each(functools.partial(write_shard, job), enumerate(plan)), len(plan))
     storage.write_json(storage.join(job.out, "sizes.json"), {shard["name"]: shard["samples"] for shard in outputs})
     kept = {name: level[0] if level else 0 for name, level in levels.items()}
@@ -96,7 +105,10 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
         "command": "reshard",
         "subset": {"sha256": facts.sha256, "uids": facts.distinct, "missing": facts.distinct - sum(kept.values())},
         "samples": {
-            "in": sum(counts), "kept": sum(kept.values()), "copies": written - sum(kept.values()), "written": written,
+            "in": sum(counts),
+            "kept": sum(kept.values()),
+            "copies": written - sum(kept.values()),
+            "written": written,
         },
         "samples_per_shard": job.samples,
         "shards": [{**tar, "samples": n, "kept": kept[tar["name"]]} for tar, n in zip(inputs, counts, strict=True)],
@@ -130,10 +142,15 @@ def _raise_same_uid(job: Job, names: Sequence[str], row: int) -> None:
         data = set(index["data"][first[index["row"] == row]].tolist())
         if data:
             with tars.opened(job.tar(name)) as tar:
-                where += [f"{printable(sample.key)!r} of {name}" for sample in tars.samples(tar)
-                          if next(iter(sample.members.values())).data in data]
-    raise CurateError(f"--shards {job.shards}: samples {' and '.join(where)} have the same uid, but a uid names one "
-                      f"sample. Take all but one of them out.")
+                where += [
+                    f"{printable(sample.key)!r} of {name}"
+                    for sample in tars.samples(tar)
+                    if next(iter(sample.members.values())).data in data
+                ]
+    raise CurateError(
+        f"--shards {job.shards}: samples {' and '.join(where)} have the same uid, but a uid names one "
+        f"sample. Take all but one of them out."
+    )
 
 
 def plan_shards(levels: Mapping[str, Sequence[int]], samples: int) -> list[list[Run]]:
@@ -172,8 +189,10 @@ def _workers(count: int, remote: bool) -> Iterator[Each]:
     try:
         yield pool.map
     except BrokenProcessPool:
-        raise CurateError("a worker process died in the middle of its work, but all are needed. If memory ran out, try "
-                          "fewer --workers. What is finished is kept: run the same command again to go on.") from None
+        raise CurateError(
+            "a worker process died in the middle of its work, but all are needed. If memory ran out, try "
+            "fewer --workers. What is finished is kept: run the same command again to go on."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -205,18 +224,11 @@ def _follow(label: str, results: Iterable[Result], total: int) -> list[Result]:
     return found
 
 
-def _claim(out: str, asked: dict[str, Any], overwrite: bool) -> None:
-    """Makes `out` this run's, without what a killed one left unfinished and, if `overwrite`, what another one left."""
-    if overwrite and storage.exists(storage.join(out, "run.json")):
-        storage.remove(storage.join(out, "manifest.json"))  # first, for it says that all the rest is there
-        for name in storage.names(out):
-            if re.fullmatch(r"\d{8}\.tar|sizes\.json", name):
-                storage.remove(storage.join(out, name))
-    folder.claim(out, asked, overwrite)
-    if storage.is_local(out):
-        for name in os.listdir(out):
-            if re.fullmatch(r"\.\d{8}\.tar\.\w+\.tmp", name):
-                os.unlink(os.path.join(out, name))
+def _remove_others(out: str, shards: int) -> None:
+    """Removes the tars that an overwritten run has left behind those of this one, which replaces the rest."""
+    for name in storage.names(out):
+        if re.fullmatch(r"\d{8}\.tar", name) and int(name[:8]) >= shards:
+            storage.remove(storage.join(out, name))
 
 
 @contextlib.contextmanager

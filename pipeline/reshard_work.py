@@ -81,8 +81,16 @@ def index_tar(job: Job, name: str) -> int:
     row, copies, each = np.concatenate(kept, axis=1)
     data, size, extension = zip(*members, strict=True) if members else ((), (), ())
     file = io.BytesIO()
-    np.savez(file, samples=count, row=row, copies=copies, members=each,
-             data=np.array(data, np.int64), size=np.array(size, np.int64), extension=np.array(extension, np.bytes_))
+    np.savez(
+        file,
+        samples=count,
+        row=row,
+        copies=copies,
+        members=each,
+        data=np.array(data, np.int64),
+        size=np.array(size, np.int64),
+        extension=np.array(extension, np.bytes_),
+    )
     storage.write(job.work(f"{name}.npz"), file.getvalue())
     return count
 
@@ -121,8 +129,9 @@ def _raw(tar: tars.Source, sample: tars.Sample, extension: str) -> bytes:
 
 
 def _unfit(tar: tars.Source, sample: tars.Sample, what: str) -> CurateError:
-    return CurateError(f"{tar.name}: sample {printable(sample.key)!r} has {what}. "
-                       f"Mend the tar, or take it out of the folder.")
+    return CurateError(
+        f"{tar.name}: sample {printable(sample.key)!r} has {what}. Mend the tar, or take it out of the folder."
+    )
 
 
 def write_shard(job: Job, planned: tuple[int, Sequence[Run]]) -> dict[str, Any]:
@@ -202,8 +211,10 @@ class _Kept(NamedTuple):
         first = self.members[0][0]
         start = end + tars.BLOCK
         if self.tar.read_into(first, block[start : start + self.length]) != self.length:
-            raise CurateError(f"{self.tar.name}: ends before byte {first + self.length}, but was longer a while ago. "
-                              f"Run the same command again when nothing writes to it any more.")
+            raise CurateError(
+                f"{self.tar.name}: ends before byte {first + self.length}, but was longer a while ago. "
+                f"Run the same command again when nothing writes to it any more."
+            )
         for at, size, extension in self.members:
             data, stop = end + tars.BLOCK, end + tars.BLOCK + size
             if at != first:
@@ -221,8 +232,10 @@ def _samples(job: Job, run: Run) -> Iterator[_Kept]:
     starts = stops - index["members"]
     chosen = np.flatnonzero(index["copies"] > run.copy)[run.start : run.stop]
     if len(chosen) != run.stop - run.start:
-        raise CurateError(f"{job.work(run.tar)}.npz: {len(chosen)} samples, but {run.stop - run.start} were planned. "
-                          f"Run the same command again with --overwrite.")
+        raise CurateError(
+            f"{job.work(run.tar)}.npz: {len(chosen)} samples, but {run.stop - run.start} were planned. "
+            f"Run the same command again with --overwrite."
+        )
     with tars.opened(job.tar(run.tar)) as tar:
         for start, stop in zip(starts[chosen].tolist(), stops[chosen].tolist(), strict=True):
             yield _Kept(tar, members[start:stop])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metadata.errors import CurateError
-from pipeline import manifest, planning, progress, shards, storage
+from pipeline import folder, manifest, planning, progress, shards, storage
 from pipeline.fetch import FetchPolicy
 from pipeline.images import ImageOptions
 from pipeline.pools import open_pool
@@ -42,7 +42,7 @@ def retry(
         )
     plans = planned(out, record)
     pool = open_pool(record["pool"], record["scale"], record["columns"])
-    with pool.serve() as resolve:
+    with folder.alone(out), pool.serve() as resolve:
         step = planning.ImageStep(
             out,
             tuple(record["image_columns"]),
@@ -51,8 +51,8 @@ def retry(
             ImageOptions(**record["images"]),
         )
         _run(plans, step, statuses, before, run)
-    manifest.add_shards(record, plans, out)
-    storage.write_json(path, record)
+        manifest.add_shards(record, plans, out)
+        storage.write_json(path, record)
     return before, collections.Counter(record["samples"])
 
 

@@ -200,7 +200,7 @@ def _scratch(folder: str) -> Iterator[BinaryIO]:
     """A file without a name, gone with the process whatever happens, where there must be room for a shard anyway."""
     if storage.is_local(folder):
         os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder if storage.is_local(folder) else None) as file:
+    with storage.naming(folder), tempfile.TemporaryFile(dir=folder if storage.is_local(folder) else None) as file:
         yield file
 
 

@@ -5,6 +5,7 @@ is complete, so a killed run leaves no half-written file to be mistaken for a wh
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -34,6 +35,17 @@ def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 @contextlib.contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Lets an OSError of the block, such as a full disk, name `path`; many come without a name, or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename == path:
+            raise
+        raise type(error)(error.errno, os.strerror(error.errno), path) from error
+
+
+@contextlib.contextmanager
 def atomic(path: str) -> Iterator[BinaryIO]:
     """A binary file that appears as `path` when the block ends, and not at all when it raises."""
     if is_local(path):
@@ -41,8 +53,9 @@ def atomic(path: str) -> Iterator[BinaryIO]:
         os.makedirs(folder or ".", exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
-            with open(temporary, "wb") as file:
+            with naming(path), open(temporary, "wb") as file:
                 yield file
+                file.flush()
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -127,6 +140,12 @@ def remove(path: str) -> None:
     fs, name = filesystem(path)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(name, recursive=True)
+
+
+def sweep(folder: str) -> None:
+    """Removes what `atomic` left in a local folder and below when its process was killed."""
+    for path in glob.iglob(os.path.join(glob.escape(folder), "**", ".*.tmp"), recursive=True, include_hidden=True):
+        os.unlink(path)
 
 
 def sha256(path: str) -> str:

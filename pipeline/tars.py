@@ -137,7 +137,8 @@ def samples(tar: Source) -> Iterator[Sample]:
         CurateError: the tar is not one, is cut off (a tar has an end mark), is damaged anywhere, goes on after its end
             mark, holds anything but files and directories, or one name twice in a sample.
     """
-    key, members, offset, end = None, {}, 0, 0
+    key, offset, end = "", 0, 0
+    members: dict[str, Member] = {}
     for name, header, data, size in _files(tar):
         part = name.rfind("/") + 1
         dot = name.find(".", part)
@@ -280,5 +281,7 @@ def _check_end(tar: Source, at: int) -> None:
 
 
 def _broken(tar: Source, at: int, what: str) -> CurateError:
-    return CurateError(f"{tar.name}, byte {at}: {what}, but only whole and sound tars are read. "
-                       f"Get the file again, or take it out of the folder.")
+    return CurateError(
+        f"{tar.name}, byte {at}: {what}, but only whole and sound tars are read. "
+        f"Get the file again, or take it out of the folder."
+    )

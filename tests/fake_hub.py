@@ -133,8 +133,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path not in files:
             self._send(404, b'{"error": "Entry not found"}', X_Error_Code="EntryNotFound")
             return
-        self._send(302, b"", Location=f"{self.server.url}/cdn/{name}/{urllib.parse.quote(path)}",
-                   X_Repo_Commit=REVISION, X_Linked_Size=str(len(files[path])), X_Linked_ETag=f'"{_oid(files[path])}"')
+        self._send(
+            302,
+            b"",
+            Location=f"{self.server.url}/cdn/{name}/{urllib.parse.quote(path)}",
+            X_Repo_Commit=REVISION,
+            X_Linked_Size=str(len(files[path])),
+            X_Linked_ETag=f'"{_oid(files[path])}"',
+        )
 
     def _file(self, name: str, path: str) -> None:
         files = self.server.repos.get(name, {})

@@ -11,12 +11,17 @@ ROWS_PER_FILE = 500_000
 
 #: Words by language, roughly the mix of a crawl; a caption draws 1 to 14 of one language's.
 WORDS = {
-    "en": ["the", "a", "of", "with", "and", "in", "photo", "red", "blue", "old", "new", "house", "dog", "woman", "man", "beach", "wedding", "dress", "kitchen", "table", "city", "night", "vintage", "black", "white", "leather", "boots", "mountain", "lake", "sunset", "portrait", "of", "car", "engine", "garden", "flower", "cake", "recipe", "how", "to", "make", "best", "summer", "2019", "free", "shipping", "wooden", "chair", "modern", "design", "living", "room", "stock", "image", "vector", "illustration"],
-    "de": ["der", "die", "das", "und", "mit", "für", "haus", "garten", "schwarz", "weiß", "neu", "alt", "frau", "mann", "küche", "tisch", "stadt", "nacht", "kleid", "blume"],
-    "fr": ["le", "la", "les", "et", "avec", "pour", "maison", "jardin", "noir", "blanc", "nouveau", "femme", "homme", "cuisine", "table", "ville", "nuit", "robe", "fleur"],
-    "es": ["el", "la", "los", "y", "con", "para", "casa", "jardín", "negro", "blanco", "nuevo", "mujer", "hombre", "cocina", "mesa", "ciudad", "noche", "vestido", "flor"],
-    "ru": ["и", "в", "с", "для", "дом", "сад", "черный", "белый", "новый", "женщина", "мужчина", "кухня", "стол", "город", "ночь", "платье", "цветок", "фото"],
-    "zh": ["房子", "花园", "黑色", "白色", "新", "女人", "男人", "厨房", "桌子", "城市", "夜晚", "裙子", "花", "照片"],
+    "en": (
+        "the a of with and in photo red blue old new house dog woman man beach wedding dress kitchen table city "
+        "night vintage black white leather boots mountain lake sunset portrait of car engine garden flower cake "
+        "recipe how to make best summer 2019 free shipping wooden chair modern design living room stock image "
+        "vector illustration"
+    ),
+    "de": "der die das und mit für haus garten schwarz weiß neu alt frau mann küche tisch stadt nacht kleid blume",
+    "fr": "le la les et avec pour maison jardin noir blanc nouveau femme homme cuisine table ville nuit robe fleur",
+    "es": "el la los y con para casa jardín negro blanco nuevo mujer hombre cocina mesa ciudad noche vestido flor",
+    "ru": "и в с для дом сад черный белый новый женщина мужчина кухня стол город ночь платье цветок фото",
+    "zh": "房子 花园 黑色 白色 新 女人 男人 厨房 桌子 城市 夜晚 裙子 花 照片",
 }
 SHARES = [0.55, 0.1, 0.1, 0.1, 0.08, 0.07]
 
@@ -29,15 +34,16 @@ def table(seed: int, rows: int) -> pa.Table:
     language = rng.choice(len(WORDS), rows, p=SHARES)
     lengths = rng.integers(0, 15, rows)
     draws = rng.random((rows, 14))
-    vocabularies = list(WORDS.values())
+    vocabularies = [words.split() for words in WORDS.values()]
     texts = [
         " ".join([vocabularies[w][int(d * len(vocabularies[w]))] for d in row[:n]])
         for w, n, row in zip(language.tolist(), lengths.tolist(), draws.tolist(), strict=True)
     ]
+    urls = [f"https://images.example{n}.com/photos/{u}/picture-{n}.jpg" for u, n in zip(uids, lengths, strict=True)]
     width, height = (rng.lognormal(6.2, 0.6, rows).astype(np.int64) + 16 for _ in range(2))
     return pa.table({
         "uid": uids,
-        "url": [f"https://images.example{w % 97}.com/photos/{u}/picture-{w}.jpg" for u, w in zip(uids, lengths.tolist(), strict=True)],
+        "url": urls,
         "text": texts,
         "original_width": width,
         "original_height": height,

@@ -3,10 +3,10 @@
     python tests/benchmarks/bench_reshard.py [--samples 40000] [--runs 5]
 
 The input is what img2dataset leaves with DataComp's settings: tars of 10,000 samples by webdataset's TarWriter, with
-random bytes for images. The peer is a plain restatement of DataComp's resharder: every sample is read through webdataset,
-its uid looked up with np.searchsorted, and what is kept written with TarWriter, by one process for each worker's share of
-the tars. (The original also imports OpenCV and img2dataset, about a second that isn't counted here.) It gives keys of its
-own and an output tar per worker, so only the members are compared.
+random bytes for images. The peer is a plain restatement of DataComp's resharder: every sample is read with webdataset,
+its uid looked up with np.searchsorted, and what is kept written with TarWriter, by one process for each worker's share
+of the tars. (The original also imports OpenCV and img2dataset, about a second that isn't counted here.) It gives keys
+of its own and an output tar per worker, so only the members are compared.
 """
 
 import argparse
@@ -39,9 +39,18 @@ def make_input(folder: pathlib.Path, samples: int) -> None:
                 uid, key = rng.bytes(16).hex(), f"{tar:08d}{n:04d}"
                 caption = f"a photo of thing {rng.integers(1000)} on a table near the window, number {n}"
                 facts = {
-                    "uid": uid, "face_bboxes": [], "caption": caption, "url": f"https://images.example.com/photos/{uid}.jpg",
-                    "key": key, "status": "success", "error_message": None, "width": 512, "height": 384,
-                    "original_width": 1024, "original_height": 768, "exif": "{}",
+                    "uid": uid,
+                    "face_bboxes": [],
+                    "caption": caption,
+                    "url": f"https://images.example.com/photos/{uid}.jpg",
+                    "key": key,
+                    "status": "success",
+                    "error_message": None,
+                    "width": 512,
+                    "height": 384,
+                    "original_width": 1024,
+                    "original_height": 768,
+                    "exif": "{}",
                     "sha256": hashlib.sha256(uid.encode()).hexdigest(),
                 }
                 image = rng.bytes(int(rng.integers(32_000, 64_000)))
@@ -55,8 +64,10 @@ def peer(shards: str, subset: str, out: str) -> None:
     """DataComp's way: all `shards` shared out to processes, each with output tars of its own."""
     paths = sorted(map(str, pathlib.Path(shards).glob("*.tar")))
     shares = np.array_split(paths, _WORKERS)
-    work = [multiprocessing.Process(target=_peer_worker, args=(share.tolist(), subset, f"{out}/{n:08d}.tar"))
-            for n, share in enumerate(shares)]
+    work = [
+        multiprocessing.Process(target=_peer_worker, args=(share.tolist(), subset, f"{out}/{n:08d}.tar"))
+        for n, share in enumerate(shares)
+    ]
     for process in work:
         process.start()
     for process in work:
@@ -113,8 +124,20 @@ def main() -> None:
             return measure.run([sys.executable, *command])
 
         def ours() -> measure.Cost:
-            return run("ours", "-m", "jobs.cli", "reshard", "--shards", where[0], "--subset", where[1],
-                       "--out", str(folder / "ours"), "--workers", str(_WORKERS))
+            return run(
+                "ours",
+                "-m",
+                "jobs.cli",
+                "reshard",
+                "--shards",
+                where[0],
+                "--subset",
+                where[1],
+                "--out",
+                str(folder / "ours"),
+                "--workers",
+                str(_WORKERS),
+            )
 
         def theirs() -> measure.Cost:
             return run("peer", __file__, "--peer", *where, str(folder / "peer"))
@@ -124,11 +147,22 @@ def main() -> None:
             raise SystemExit("the two wrote different members")
         (ours_s, peer_s), ratio = measured.wall_s(), measured.ratio()
         memory = max(cost.all_mb for cost in measured.ours)
-        print(measure.table([
-            measure.Row(f"reshard {args.samples:,} samples, keep 30%", f"{ours_s:.2f} s", f"{peer_s:.2f} s",
-                        f"{ratio:.1f}", "10", ratio >= 10, measured.memory()),
-            measure.Row("its memory", f"{memory:.0f} MB", "", "", "under 300 MB", memory < 300),
-        ]))
+        print(
+            measure.table(
+                [
+                    measure.Row(
+                        f"reshard {args.samples:,} samples, keep 30%",
+                        f"{ours_s:.2f} s",
+                        f"{peer_s:.2f} s",
+                        f"{ratio:.1f}",
+                        "10",
+                        ratio >= 10,
+                        measured.memory(),
+                    ),
+                    measure.Row("its memory", f"{memory:.0f} MB", "", "", "under 300 MB", memory < 300),
+                ]
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The least work that gives clip_score's or no_filter's subset: DuckDB's SQL in one process, or Arrow where SQL has none.
+"""The least work that gives clip_score's or no_filter's subset: DuckDB and numpy, in one process.
 
     python floor_choose.py no_filter|clip_score POOL OUT.npy THREADS
 """

@@ -1,7 +1,8 @@
 """Runs without their start-up: in one process, after a first run has imported everything and found the files.
 
-    python inside.py beam|loop RECIPE POOL WORKERS RUNS FOLDER     choosing, whole runs; or its plain functions in a loop
-    python inside.py images RECIPE POOL WORKERS RUNS FOLDER HOST   the whole run, images and all
+    python inside.py beam RECIPE POOL WORKERS RUNS FOLDER          whole runs, choosing only
+    python inside.py loop RECIPE POOL 1 RUNS FOLDER                the plain functions of such a run in a loop
+    python inside.py images RECIPE POOL WORKERS RUNS FOLDER HOST   whole runs, images and all
     python inside.py resize FILES WORKERS RUNS                     img2dataset's resizer alone on the files' bytes
 
 Prints the seconds of each run but the first, as JSON. A run begins with its pool's address and ends with its manifest;
@@ -40,13 +41,8 @@ def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, ho
     from pipeline.fetch import FetchPolicy
 
     def work(number: int) -> None:
-        curate(
-            Request(
-                pool=pool, scale=None, recipe=open_recipe(recipe), out=f"{folder}/{number}",
-                run=engines.run_with("local", workers, []), select_only=not host,
-                fetch=FetchPolicy(allow_hosts=frozenset({host})),
-            )  # fmt: skip
-        )
+        run, fetch = engines.run_with("local", workers, []), FetchPolicy(allow_hosts=frozenset({host}))
+        curate(Request(pool, None, open_recipe(recipe), f"{folder}/{number}", run, select_only=not host, fetch=fetch))
 
     return timed(work, runs)
 

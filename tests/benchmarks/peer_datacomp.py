@@ -5,9 +5,9 @@
 Pools of spawned processes read a file each with pandas; uids become pairs of numbers one by one in Python; a fraction
 becomes a threshold by sorting the scores of the whole pool; the subset is sorted as a structured array.
 
-As in the original, every process imports torch, which no step here uses; where it isn't installed, that is left out, and
-the peer is faster than the original by a second or two for each of its processes. It uses the small lid.176.ftz of our own
-default, so that both give the same rows.
+As in the original, every process imports torch, which no step here uses; where it isn't installed that is left out, and
+the peer is faster than the original by a second or two for each of its processes. It uses our own default's small
+lid.176.ftz, so that both give the same rows.
 """
 
 import contextlib

@@ -24,7 +24,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without one")
     parser.add_argument("--pairs", type=int, default=5, help="alternating runs of each (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=2_000_000, help="of the pool for choosing (default: %(default)s)")
-    parser.add_argument("--scratch", type=pathlib.Path, default=pathlib.Path(tempfile.gettempdir(), "clip-curate-benchmarks"),
+    scratch = pathlib.Path(tempfile.gettempdir(), "clip-curate-benchmarks")
+    parser.add_argument("--scratch", type=pathlib.Path, default=scratch,
                         help="for pools and photographs, which stay, and outputs (default: %(default)s)")  # fmt: skip
     args = parser.parse_args()
     if wrong := set(args.names) - set(NAMES):

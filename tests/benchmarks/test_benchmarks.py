@@ -18,7 +18,8 @@ def _beside(monkeypatch):
 def test_a_command_is_measured_with_the_processes_it_starts():
     measure = importlib.import_module("measure")
     grandchild = "a = bytearray(200 << 20); import time; time.sleep(0.6); print('done')"
-    cost = measure.run([sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"])
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
+    cost = measure.run([sys.executable, "-c", child])
     assert cost.wall_s >= 0.6
     assert cost.output == "done\n"
     assert 200 < cost.one_mb < 400
@@ -52,8 +53,9 @@ def test_pairs_alternate_and_the_ratio_is_of_pairs():
 
 def test_the_table_marks_what_is_missed():
     measure = importlib.import_module("measure")
-    rows = [measure.Row("x", "1 s", "2 s", "2.0", ">= 4", False), measure.Row("longer name", "1 s", "9 s", "9.0", ">= 4", True)]
-    head, rule, first, second = measure.table(rows).splitlines()
+    missed = measure.Row("x", "1 s", "2 s", "2.0", ">= 4", False)
+    made = measure.Row("longer name", "1 s", "9 s", "9.0", ">= 4", True)
+    head, rule, first, second = measure.table([missed, made]).splitlines()
     assert head.startswith("what         ours  ")
     assert set(rule) == {"-"}
     assert first.endswith(">= 4 MISSED")

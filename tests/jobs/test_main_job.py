@@ -223,3 +223,41 @@ def test_ctrl_c_stops_and_says_how_to_go_on(demo_run, tmp_path):
     assert process.returncode == 130, errors
     assert "run the same command again to go on" in errors
     assert "Traceback" not in errors
+
+
+def test_two_at_once_on_one_folder_are_refused(curate, toy_pool, tmp_path):
+    import fcntl
+    import os
+
+    args = ("--pool", toy_pool, "--select-only", "--out", tmp_path / "run")
+    assert curate(*args).returncode == 0
+    handle = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    done = curate(*args, "--overwrite")
+    os.close(handle)
+    assert done.returncode == 1
+    assert "another process is at work on this run" in done.stderr
+
+
+def test_what_a_killed_run_left_under_temporary_names_is_removed(curate, toy_pool, tmp_path):
+    args = ("--pool", toy_pool, "--select-only", "--out", tmp_path / "run")
+    assert curate(*args).returncode == 0
+    (tmp_path / "run/kept/.000000.parquet.abc.tmp").touch()
+    assert curate(*args).returncode == 0
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "geteuid") or __import__("os").geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_is_told_in_a_sentence(curate, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("no mounting here")
+    try:
+        done = curate("--pool", "demo:400", "--recipe", "no_filter", "--out", disk / "run")
+        assert done.returncode == 1
+        assert "No space left on device. What is finished is kept" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not list((disk / "run/shards").glob("*.tar"))
+    finally:
+        subprocess.run(["umount", disk], check=True)

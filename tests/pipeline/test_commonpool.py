@@ -44,7 +44,12 @@ def served(folder: pathlib.Path, prefix: str = "") -> dict[str, bytes]:
 
 def on_the_hub(url: str) -> dict[str, str]:
     """The environment of a process that takes `url` for the Hub."""
-    return os.environ | {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    return os.environ | {
+        "HF_ENDPOINT": url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
 
 def read(url: str, name: str, scale: str | None = None, limit: int | None = None) -> dict:
@@ -77,7 +82,10 @@ def large_pool(tmp_path_factory) -> pathlib.Path:
 
 def chosen(out: pathlib.Path) -> dict[str, bytes]:
     """What a choice leaves."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in [out / "subset.npy", *sorted((out / "kept").iterdir())]}
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in [out / "subset.npy", *sorted((out / "kept").iterdir())]
+    }
 
 
 def test_the_command_chooses_from_the_hub_what_it_chooses_from_files(curate, large_pool, tmp_path):
@@ -85,14 +93,19 @@ def test_the_command_chooses_from_the_hub_what_it_chooses_from_files(curate, lar
     local, remote = tmp_path / "local", tmp_path / "remote"
     assert curate("--pool", large_pool, "--select-only", "--out", local).returncode == 0
     with serving(hub_of("datacomp_small", files)) as hub:
-        done = curate("--pool", "commoncrawl", "--scale", "small", "--select-only", "--out", remote, env=on_the_hub(hub.url))
+        done = curate(
+            "--pool", "commoncrawl", "--scale", "small", "--select-only", "--out", remote, env=on_the_hub(hub.url)
+        )
     assert done.returncode == 0, done.stderr
     assert chosen(remote) == chosen(local)
     assert len(np.load(remote / "subset.npy")) == 12_001
     # The revision is what is read and what is recorded.
     for name in ("run.json", "manifest.json"):
         paths = [file["path"] for file in json.loads((remote / name).read_text())["files"]]
-        assert paths == [f"hf://datasets/mlfoundations/datacomp_small@{REVISION}/{path.name}" for path in sorted(large_pool.iterdir())]
+        assert paths == [
+            f"hf://datasets/mlfoundations/datacomp_small@{REVISION}/{path.name}"
+            for path in sorted(large_pool.iterdir())
+        ]
     assert all(REVISION in path for _, kind, path in hub.requests if kind in ("tree", "resolve"))
     parquets = {name: len(data) for name, data in files.items() if name.endswith(".parquet")}
     assert set(hub.sent) == set(parquets)
@@ -112,7 +125,9 @@ def test_the_command_outlasts_a_hub_that_falters(curate, large_pool, tmp_path):
               ("file", 1): "drop", ("file", 4): 429, ("file", 6): "drop", ("info", 3): "drop"}  # fmt: skip
     with serving(hub_of("datacomp_small", files)) as hub:
         hub.misbehave = lambda kind, number: faults.get((kind, number))
-        done = curate("--pool", "commoncrawl", "--scale", "small", "--select-only", "--out", remote, env=on_the_hub(hub.url))
+        done = curate(
+            "--pool", "commoncrawl", "--scale", "small", "--select-only", "--out", remote, env=on_the_hub(hub.url)
+        )
     assert done.returncode == 0, done.stderr
     assert chosen(remote) == chosen(local)
 
@@ -157,7 +172,9 @@ def ends_with_one_sentence(curate, url: str, *args: str, within_s: float = 30) -
     assert time.monotonic() - started < within_s
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("curate: ") and not line.startswith("curate: pool"))
+    (line,) = (
+        line for line in done.stderr.splitlines() if line.startswith("curate: ") and not line.startswith("curate: pool")
+    )
     return line
 
 
@@ -181,7 +198,9 @@ def test_a_repo_that_the_hub_does_not_have(curate):
 @pytest.mark.slow
 def test_a_hub_that_is_down(curate):
     line = ends_with_one_sentence(curate, "http://127.0.0.1:9", "--pool", "commoncrawl", "--scale", "small")
-    assert line.startswith("curate: http://127.0.0.1:9/datasets/mlfoundations/datacomp_small: can't be read ([Errno 111]")
+    assert line.startswith(
+        "curate: http://127.0.0.1:9/datasets/mlfoundations/datacomp_small: can't be read ([Errno 111]"
+    )
     assert "`hf auth login`" in line
 
 
@@ -195,6 +214,8 @@ def test_a_repo_without_parquet_files(curate):
 def test_a_hub_that_refuses_in_the_middle(curate, toy_pool, tmp_path):
     with serving(hub_of("datacomp_small", served(toy_pool))) as hub:
         hub.misbehave = lambda kind, number: 403 if kind == "file" and number >= 5 else None
-        line = ends_with_one_sentence(curate, hub.url, "--pool", "commoncrawl", "--scale", "small", "--out", str(tmp_path / "r"))
+        line = ends_with_one_sentence(
+            curate, hub.url, "--pool", "commoncrawl", "--scale", "small", "--out", str(tmp_path / "r")
+        )
     assert f"datacomp_small@{REVISION}/" in line
     assert "403" in line

@@ -1,4 +1,4 @@
-"""Pool files found wherever they are, read exactly, and refused in a clear sentence where they are not what they should be."""
+"""Pool files found wherever they are, read exactly, and refused in a clear sentence where something is wrong."""
 
 import os
 import pathlib
@@ -72,7 +72,16 @@ def refused(address: object, columns=FEW, **mapping: str) -> str:
 def test_every_way_to_name_a_local_pool_gives_its_rows(toy_pool, toy_rows, monkeypatch):
     monkeypatch.chdir(toy_pool.parent)
     whole = content(expected(toy_rows))
-    for address in (toy_pool, f"{toy_pool}/", "./pool", "pool/", f"file://{toy_pool}", f"{toy_pool}/*.parquet", "p*l/", "./**/"):
+    for address in (
+        toy_pool,
+        f"{toy_pool}/",
+        "./pool",
+        "pool/",
+        f"file://{toy_pool}",
+        f"{toy_pool}/*.parquet",
+        "p*l/",
+        "./**/",
+    ):
         assert content(read(pool_at(address))) == whole, address
 
 
@@ -80,14 +89,16 @@ def test_one_file_may_have_any_name(tmp_path, toy_rows, write_pool):
     file = next(write_pool(tmp_path / "p", toy_rows, files=1).iterdir())
     odd = file.rename(tmp_path / "p" / "rows [1]*.data")
     assert read(pool_at(odd)).equals(expected(toy_rows))
-    with pytest.raises(CurateError, match=r"/p: there is no parquet file, but a pool is one, a folder or a glob of them\. "):
+    with pytest.raises(
+        CurateError, match=r"/p: there is no parquet file, but a pool is one, a folder or a glob of them\. "
+    ):
         found_names(tmp_path / "p")
 
 
 def test_folders_are_searched_to_the_bottom_and_in_order(tmp_path):
     wanted = ["a/1.parquet", "a/b/c.parquet/part-0.parquet", "a/b/d.parquet", "part_10/x.parquet", "part_9/x.parquet"]
-    left = [".hidden.parquet", "_temporary/0/e.parquet", "a/.1.parquet.0123.tmp", "a/_x.parquet", ".cache/f.parquet", "a/1.npz",
-            "a/1.parquet.crc", "a/PARQUET"]  # fmt: skip
+    left = [".hidden.parquet", "_temporary/0/e.parquet", "a/.1.parquet.0123.tmp", "a/_x.parquet", ".cache/f.parquet",
+            "a/1.npz", "a/1.parquet.crc", "a/PARQUET"]  # fmt: skip
     for name in random.Random(0).sample([*wanted, *left], len(wanted) + len(left)):
         write(tmp_path / "_pools" / name, {"x": [1]})
     root = tmp_path / "_pools"  # a name that the user gives is never passed over
@@ -154,7 +165,9 @@ def test_nothing_there(tmp_path, address, told):
 
 
 def test_unknown_kinds_of_address():
-    assert refused("abc://x/y").startswith("--pool abc://x/y: Protocol not known: abc. Give a local path or an address ")
+    assert refused("abc://x/y").startswith(
+        "--pool abc://x/y: Protocol not known: abc. Give a local path or an address "
+    )
 
 
 def test_a_pool_in_memory(toy_pool, toy_rows):
@@ -309,7 +322,11 @@ def test_other_names_and_types_become_ours(tmp_path):
     columns = [*MAPPING, "uid", "LICENSE"]
     got = read(pool, columns)
     assert got.schema.types[:7] == [COLUMNS[name].type for name in MAPPING]
-    assert got.column("uid").combine_chunks().equals(uids.derive(table["URL"].cast("string"), table["TEXT"].cast("string")))
+    assert (
+        got.column("uid")
+        .combine_chunks()
+        .equals(uids.derive(table["URL"].cast("string"), table["TEXT"].cast("string")))
+    )
     assert got.column("text").to_pylist() == ["one ✓", None, ""]
     assert got.column("original_height").to_pylist() == [480, 1, 65535]
     assert got.column("original_width").null_count == 1
@@ -328,7 +345,9 @@ def test_other_names_and_types_become_ours(tmp_path):
                                   pa.dictionary(pa.int32(), pa.large_string())], ids=str)  # fmt: skip
 def test_every_layout_of_strings_is_read(tmp_path, toy_rows, kind):
     table = expected(toy_rows)
-    stored = table.set_column(1, "text", table.column("text").cast(kind)).set_column(0, "uid", table.column("uid").cast(kind))
+    stored = table.set_column(1, "text", table.column("text").cast(kind)).set_column(
+        0, "uid", table.column("uid").cast(kind)
+    )
     assert read(pool_at(write(tmp_path / "a.parquet", stored, row_group_size=300))).equals(table)
 
 
@@ -344,7 +363,9 @@ def test_a_uid_of_another_name_and_a_uid_that_is_not_wanted(tmp_path, toy_rows):
 
 def test_names_may_be_exchanged_and_shared(tmp_path):
     file = write(tmp_path / "a.parquet", {"url": ["caption"], "text": ["link"]})
-    assert read(pool_at(file, url="text", text="url"), ["url", "text"]).to_pylist() == [{"url": "link", "text": "caption"}]
+    assert read(pool_at(file, url="text", text="url"), ["url", "text"]).to_pylist() == [
+        {"url": "link", "text": "caption"}
+    ]
     both = read(pool_at(file, text="url"), ["url", "text"]).to_pylist()
     assert both == [{"url": "caption", "text": "caption"}]
 
@@ -363,8 +384,10 @@ def test_the_optional_columns_are_those_of_the_first_file(toy_pool, tmp_path):
 
 
 def test_hidden_columns_are_not_there_under_any_name(toy_pool):
-    for columns, mapping in [(["sha256"], {}), (["text"], {"text": "sha256"}), (["extra"], {"extra": "sha256"}), (["uid"], {"uid": "sha256"}),
-                             (["uid"], {"unused": "sha256"})]:  # fmt: skip
+    for columns, mapping in [
+        (["sha256"], {}), (["text"], {"text": "sha256"}), (["extra"], {"extra": "sha256"}),
+        (["uid"], {"uid": "sha256"}), (["uid"], {"unused": "sha256"}),
+    ]:  # fmt: skip
         pool = Pool("x", str(toy_pool), mapping, frozenset({"sha256"}))
         with pytest.raises(CurateError, match="unknown column 'sha256'") as error:
             inspect(pool, columns)
@@ -429,7 +452,9 @@ def test_garbage_in_a_column_names_it(tmp_path, toy_rows, write_pool, column):
 
 
 def test_a_changed_bit_is_seen_where_pages_have_checksums(tmp_path, toy_rows, write_pool):
-    pool = write_pool(tmp_path / "p", toy_rows, files=1, write_page_checksum=True, compression="none", use_dictionary=False)
+    pool = write_pool(
+        tmp_path / "p", toy_rows, files=1, write_page_checksum=True, compression="none", use_dictionary=False
+    )
     (file,) = pool.iterdir()
     data = bytearray(file.read_bytes())
     data[pq.read_metadata(file).row_group(0).column(1).data_page_offset + 1000] ^= 1
@@ -504,7 +529,9 @@ def test_a_file_that_changes_while_the_run_goes_on(toy_pool, toy_rows, write_poo
     other = next(write_pool(tmp_path / "q", list(reversed(toy_rows)), files=1).iterdir()).read_bytes()
     for content in (other, data[: len(data) // 2], b""):
         path.write_bytes(content)
-        with pytest.raises(CurateError, match=rf"^{path}: (the file has changed since the run began|not a whole parquet)"):
+        with pytest.raises(
+            CurateError, match=rf"^{path}: (the file has changed since the run began|not a whole parquet)"
+        ):
             list(batches(piece, FEW))
     path.unlink()
     with pytest.raises(CurateError, match=rf"^{path}: can't be read \(.*No such file or directory"):
@@ -547,7 +574,9 @@ def test_no_uid_and_nothing_to_make_one_from(tmp_path):
     bad = write(tmp_path / "a.parquet", {"url": ["u"], "caption": ["t"]})
     assert refused(bad, ["uid"]).startswith(f"{bad}: unknown column 'text'. ")
     message = refused(bad, ["uid"], uid="key", text="caption")
-    assert message.endswith("--columns uid=NAME reads it under another name; --columns uid= makes uids from url and text.")
+    assert message.endswith(
+        "--columns uid=NAME reads it under another name; --columns uid= makes uids from url and text."
+    )
 
 
 def test_a_mapping_to_a_column_that_is_not_there_is_told_though_nothing_asks_for_it(toy_pool):
@@ -563,7 +592,8 @@ def test_a_mapping_to_a_column_that_is_not_there_is_told_though_nothing_asks_for
     ("original_width", pa.array([1.0, 2.0]), "double"),
     ("original_width", pa.array([True, False]), "bool"),
     ("clip_l14_similarity_score", pa.array([1, 2]), "int64"),
-    ("clip_l14_similarity_score", pa.array(["a", "b"]).dictionary_encode(), "dictionary<values=string, indices=int32, ordered=0>"),
+    ("clip_l14_similarity_score", pa.array(["a", "b"]).dictionary_encode(),
+     "dictionary<values=string, indices=int32, ordered=0>"),
     ("face_bboxes", pa.array([[1.0], []]), "list<element: double>"),
     ("face_bboxes", pa.array([[["a"]], []]), "list<element: list<element: string>>"),
 ])  # fmt: skip
@@ -571,18 +601,24 @@ def test_a_column_of_another_type(toy_pool, column, values, kind):
     table = {"uid": ["0" * 32] * 2, "url": ["u"] * 2, "text": ["t"] * 2} | {column: values}
     bad = write(toy_pool / "c5.parquet", table)
     message = refused(toy_pool, [column])
-    assert message.startswith(f"{bad}: column {column!r} is of type {kind}, but {COLUMNS[column].type} is needed for {column} (")
+    assert message.startswith(
+        f"{bad}: column {column!r} is of type {kind}, but {COLUMNS[column].type} is needed for {column} ("
+    )
 
 
 def test_the_first_bad_file_is_named_whatever_the_threads_do(tmp_path):
     for number in range(60):
         write(tmp_path / f"{number:02}.parquet", {"url": ["u"], "text" if number % 20 else "alt": ["t"]})
     write(tmp_path / "00.parquet", {"url": ["u"], "text": ["t"]})
-    assert {refused(tmp_path, ["text"])[:100] for _ in range(5)} == {f"{tmp_path}/20.parquet: unknown column 'text'. Known: url, alt."[:100]}
+    assert {refused(tmp_path, ["text"])[:100] for _ in range(5)} == {
+        f"{tmp_path}/20.parquet: unknown column 'text'. Known: url, alt."[:100]
+    }
 
 
 def test_a_column_that_is_there_twice(tmp_path):
-    table = pa.Table.from_arrays([pa.array(["0" * 32]), pa.array(["a"]), pa.array(["b"])], names=["uid", "text", "text"])
+    table = pa.Table.from_arrays(
+        [pa.array(["0" * 32]), pa.array(["a"]), pa.array(["b"])], names=["uid", "text", "text"]
+    )
     file = write(tmp_path / "a.parquet", table)
     assert "column 'text' is there 2 times, but it is needed once" in refused(file, ["text"])
     assert read(pool_at(file), ["uid"]).num_rows == 1
@@ -606,7 +642,9 @@ def test_text_that_is_not_utf8_has_a_row(tmp_path, monkeypatch):
     offsets = np.cumsum([0, *map(len, good + bad)]).astype(np.int32)
     text = pa.StringArray.from_buffers(251, pa.py_buffer(offsets), pa.py_buffer(b"".join(good + bad)))
     file = write(tmp_path / "a.parquet", {"url": ["u"] * 251, "text": text}, row_group_size=60)
-    assert refused(file, ["text"]).startswith(f"{file}: column 'text' has in row 250 a value that is no string (Invalid UTF8")
+    assert refused(file, ["text"]).startswith(
+        f"{file}: column 'text' has in row 250 a value that is no string (Invalid UTF8"
+    )
 
 
 # The command.
@@ -614,7 +652,10 @@ def test_text_that_is_not_utf8_has_a_row(tmp_path, monkeypatch):
 
 def test_the_command_ends_with_one_sentence(curate, toy_pool, tmp_path):
     missing = write(toy_pool / "zz.parquet", {"uid": ["0" * 32]})
-    for address, told in [(toy_pool, f"curate: {missing}: unknown column"), (tmp_path / "no", f"curate: --pool {tmp_path}/no: ")]:
+    for address, told in [
+        (toy_pool, f"curate: {missing}: unknown column"),
+        (tmp_path / "no", f"curate: --pool {tmp_path}/no: "),
+    ]:
         done = curate("--pool", address, "--select-only", "--out", tmp_path / "run")
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(told)
@@ -627,7 +668,9 @@ def test_the_command_names_file_and_row_of_a_bad_uid(curate, toy_pool, tmp_path)
     bad = toy_pool / "zz.parquet"
     for uid, told in [(None, "the uid of row 2 is null"), ("2" * 31, f"the uid of row 2 is '{'2' * 31}'")]:
         write(bad, expected([{"uid": "0" * 32}, {"uid": "1" * 32}, {"uid": uid}], ALL))
-        done = curate("--pool", toy_pool, "--recipe", "no_filter", "--select-only", "--out", tmp_path / "run", "--overwrite")
+        done = curate(
+            "--pool", toy_pool, "--recipe", "no_filter", "--select-only", "--out", tmp_path / "run", "--overwrite"
+        )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(f"curate: {bad}: ")
         assert told in done.stderr

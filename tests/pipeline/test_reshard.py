@@ -263,12 +263,27 @@ class TestSubset:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize("body", [
-        b"", b"{", b"null", b"[]", b"{}", b'{"uid": null}', b'{"uid": 5}', b'{"uid": "abc"}', b"[" * 100_000, b"\xff",
-        b'{"uid": "%s0"}' % UID.encode(), b'{"uid": "%s"}' % UID.replace("0", "g").encode(),
-        b'{"meta": {"uid": "%s"}}' % UID.encode(), b'{"caption": "\\"uid\\": \\"%s\\""}' % UID.encode(),
-        b'{"uid": "%s"}' % ("١" * 32).encode(), None,
-    ])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"{",
+            b"null",
+            b"[]",
+            b"{}",
+            b'{"uid": null}',
+            b'{"uid": 5}',
+            b'{"uid": "abc"}',
+            b"[" * 100_000,
+            b"\xff",
+            b'{"uid": "%s0"}' % UID.encode(),
+            b'{"uid": "%s"}' % UID.replace("0", "g").encode(),
+            b'{"meta": {"uid": "%s"}}' % UID.encode(),
+            b'{"caption": "\\"uid\\": \\"%s\\""}' % UID.encode(),
+            b'{"uid": "%s"}' % ("١" * 32).encode(),
+            None,
+        ],
+    )
     def test_samples_without_a_uid(self, tmp_path, shards, body):
         members = [("a.jpg", b"1"), *([("a.json", body)] if body is not None else [])]
         write_tar(shards / "x.tar", [("0.json", b'{"uid": "%s"}' % UID.encode()), *members])
@@ -276,10 +291,16 @@ class TestBadInput:
         with pytest.raises(CurateError, match=r"x\.tar: sample 'a' has no uid, but a json member with a \"uid\" of 32"):
             reshard(str(shards), subset, str(tmp_path / "out"), 10, 1)
 
-    @pytest.mark.parametrize("body", [
-        f'{{"uid": "{UID}"}}', f' {{ "uid" :\n"{UID.upper()}" , "a": 1}}', f'{{"a": {{"uid": "x"}}, "uid": "{UID}"}}',
-        f'{{"\\u0075id": "{UID}"}}', f'\t{{"uid": "{UID}", "caption": "\\ud800"}}',
-    ])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            f'{{"uid": "{UID}"}}',
+            f' {{ "uid" :\n"{UID.upper()}" , "a": 1}}',
+            f'{{"a": {{"uid": "x"}}, "uid": "{UID}"}}',
+            f'{{"\\u0075id": "{UID}"}}',
+            f'\t{{"uid": "{UID}", "caption": "\\ud800"}}',
+        ],
+    )
     def test_ways_to_write_a_uid(self, tmp_path, shards, body):
         write_tar(shards / "x.tar", [("a.json", body.encode()), ("a.jpg", b"1")])
         reshard(str(shards), write_subset(tmp_path / "s.npy", [UID]), str(tmp_path / "out"), 10, 1)
@@ -319,8 +340,11 @@ class TestBadInput:
         (tmp_path / "full" / "thesis.tex").write_text("")
         with pytest.raises(CurateError, match=r"holds thesis\.tex but no run"):
             reshard(str(shards), subset, str(tmp_path / "full"), 10, 1, overwrite=True)
-        for option, *args in (("--shards", shards, subset, shards), ("--shards", shards, subset, tmp_path / "x" / ".."),
-                              ("--subset", shards, out + "/s.npy", out)):
+        for option, *args in (
+            ("--shards", shards, subset, shards),
+            ("--shards", shards, subset, tmp_path / "x" / ".."),
+            ("--subset", shards, out + "/s.npy", out),
+        ):
             with pytest.raises(CurateError, match=f"^{option} .*: lies in --out .*, but what is read must"):
                 reshard(*map(str, args), 10, 1)
 
@@ -357,6 +381,11 @@ class TestBadInput:
         assert done.stderr.count("\n") == 1
 
 
+def times(folder):
+    """When each tar and what is said of them was written."""
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "run.json"}
+
+
 class TestAgain:
     def test_a_finished_run_does_nothing_and_says_so(self, tmp_path, shards, curate):
         pool = make_pool(shards, [20, 20])
@@ -367,11 +396,11 @@ class TestAgain:
         assert first.returncode == 0
         assert re.search(r"kept +20 +\(50\.0%\)\n", first.stdout)
         assert "nothing to do" not in first.stdout
-        before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+        before = times(out)
         second = curate(*command, "--workers", 1)
         assert second.returncode == 0
         assert "is finished already: nothing to do" in second.stdout
-        assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+        assert times(out) == before
 
     def test_another_run_is_refused_unless_overwritten(self, tmp_path, shards):
         pool = make_pool(shards, [20, 20])
@@ -386,6 +415,15 @@ class TestAgain:
         assert digests(out) == before
         reshard(str(shards), two, str(out), 10, 1, overwrite=True)
         assert read_tars(out) == restated(pool, [uid for uid, _ in pool[:9]], 10)
+
+    def test_a_folder_of_the_main_job_is_refused(self, tmp_path, shards):
+        pool = make_pool(shards, [5])
+        subset = write_subset(tmp_path / "s.npy", [uid for uid, _ in pool])
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "run.json").write_text('{"pool": "commoncrawl", "recipe": {"name": "no_filter"}}')
+        (tmp_path / "run" / "manifest.json").write_text('{"finished": "shards"}')
+        with pytest.raises(CurateError, match="holds another run"):
+            reshard(str(shards), subset, str(tmp_path / "run"), 10, 1)
 
     def test_workers_do_not_change_bytes(self, tmp_path, shards):
         pool = make_pool(shards, [30, 5, 30, 30])
@@ -403,14 +441,14 @@ class TestAgain:
             patch.setattr("pipeline.reshard.storage.write_json", self.fails_for("sizes.json"))
             with pytest.raises(OSError, match="No space left"):
                 reshard(str(shards), subset, str(out), 10, 1)
-        times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
-        assert len(times) == 6
+        before = times(out)
+        assert set(before) == {*(f"{n:08d}.tar" for n in range(6)), "work"}
         (out / "00000002.tar").unlink()
         os.truncate(out / "00000003.tar", 1024)
         (out / ".00000004.tar.0123456789ab.tmp").write_bytes(b"half of it")
         reshard(str(shards), subset, str(out), 10, 1)
-        kept = {path.name for path in out.glob("*.tar") if path.stat().st_mtime_ns == times[path.name]}
-        assert kept == set(times) - {"00000002.tar", "00000003.tar"}
+        kept = {path.name for path in out.glob("*.tar") if times(out)[path.name] == before[path.name]}
+        assert kept == {f"{n:08d}.tar" for n in (0, 1, 4, 5)}
         assert read_tars(out) == restated(pool, uids, 10)
         assert not [name for name in os.listdir(out) if name.startswith(".") or name == "work"]
 
@@ -440,8 +478,22 @@ class TestAgain:
         subset = write_subset(tmp_path / "s.npy", [uid for uid, _ in pool] * 2)
 
         def command(out):
-            return [sys.executable, "-m", "jobs.cli", "reshard", "--shards", str(shards), "--subset", subset,
-                    "--out", str(out), "--samples", "1000", "--workers", "2"]
+            return [
+                sys.executable,
+                "-m",
+                "jobs.cli",
+                "reshard",
+                "--shards",
+                str(shards),
+                "--subset",
+                subset,
+                "--out",
+                str(out),
+                "--samples",
+                "1000",
+                "--workers",
+                "2",
+            ]
 
         start = time.monotonic()
         subprocess.run(command(tmp_path / "whole"), check=True, capture_output=True)
@@ -450,10 +502,14 @@ class TestAgain:
         for trial in range(8):
             out = tmp_path / str(trial)
             for _ in range(3):
-                process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                process = subprocess.Popen(
+                    command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+                )
                 time.sleep(rng.uniform(0.1, whole_s))
                 process.kill()
                 killed += process.wait() == -signal.SIGKILL
+                while in_session(process.pid):  # its workers, which hold its lock, end by themselves
+                    time.sleep(0.01)
             subprocess.run(command(out), check=True, capture_output=True)
             assert digests(out) == expected
             assert not [name for name in os.listdir(out) if name.startswith(".")]
@@ -464,9 +520,23 @@ class TestAgain:
         make_pool(shards, [1500] * 4)
         subset = write_subset(tmp_path / "s.npy", [UID])
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", "reshard", "--shards", str(shards), "--subset", subset, "--out",
-             str(tmp_path / "out"), "--workers", "2"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            [
+                sys.executable,
+                "-m",
+                "jobs.cli",
+                "reshard",
+                "--shards",
+                str(shards),
+                "--subset",
+                subset,
+                "--out",
+                str(tmp_path / "out"),
+                "--workers",
+                "2",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 10
         while len(in_session(process.pid)) < 3 and time.monotonic() < deadline:

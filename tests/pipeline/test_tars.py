@@ -49,8 +49,11 @@ def plain(files: list[tuple[str, bytes]]) -> bytes:
 
 
 FILES = [
-    ("0001.jpg", b"x" * 700), ("0001.txt", "ein Hündchen 犬".encode()), ("0001.json", b"{}"),
-    ("0002.jpg", b""), ("0002.txt", b"y" * 512),
+    ("0001.jpg", b"x" * 700),
+    ("0001.txt", "ein Hündchen 犬".encode()),
+    ("0001.json", b"{}"),
+    ("0002.jpg", b""),
+    ("0002.txt", b"y" * 512),
 ]
 SAMPLES = [("0001", {"jpg": FILES[0][1], "txt": FILES[1][1], "json": b"{}"}), ("0002", {"jpg": b"", "txt": b"y" * 512})]
 
@@ -82,9 +85,18 @@ class TestWriting:
     def test_padding_fills_a_block(self):
         assert [len(tars.padding(n)) for n in (0, 1, 511, 512, 513)] == [0, 511, 1, 0, 511]
 
-    @pytest.mark.parametrize(("name", "size"), [
-        ("x" * 101, 0), ("é" * 51, 0), ("", 0), ("a\x00b", 0), ("a", -1), ("a", 8**11), ("\udc80", 1),
-    ])
+    @pytest.mark.parametrize(
+        ("name", "size"),
+        [
+            ("x" * 101, 0),
+            ("é" * 51, 0),
+            ("", 0),
+            ("a\x00b", 0),
+            ("a", -1),
+            ("a", 8**11),
+            ("\udc80", 1),
+        ],
+    )
     def test_what_does_not_fit_is_refused(self, name, size):
         with pytest.raises(ValueError):
             tars.member_header(name, size)
@@ -113,7 +125,9 @@ class TestReading:
     def test_long_and_foreign_names(self, tar_format):
         names = ["d" * 90 + "/" + "k" * 200 + ".jpg", "日本/" * 40 + "犬.jpg", "ä.b.c.jpg"]
         assert [key for key, _ in contents(with_tarfile([(n, b"1") for n in names], tar_format))] == [
-            "d" * 90 + "/" + "k" * 200, "日本/" * 40 + "犬", "ä",
+            "d" * 90 + "/" + "k" * 200,
+            "日本/" * 40 + "犬",
+            "ä",
         ]
 
     def test_ustar_prefix(self):
@@ -134,17 +148,34 @@ class TestReading:
         header[124:136] = b"\x80" + (5).to_bytes(11, "big")
         assert contents(fixed(header) + b"12345" + tars.padding(5) + tars.END) == [("a", {"jpg": b"12345"})]
 
-    @pytest.mark.parametrize("field", [
-        b"       5 \x00\x00\x00", b"5\x00          ", b"000000000005", b"0000000005 \x00", b"5\x00garbage  \x00",
-    ])
+    @pytest.mark.parametrize(
+        "field",
+        [
+            b"       5 \x00\x00\x00",
+            b"5\x00          ",
+            b"000000000005",
+            b"0000000005 \x00",
+            b"5\x00garbage  \x00",
+        ],
+    )
     def test_ways_to_write_a_number(self, field):
         header = bytearray(tars.member_header("a.jpg", 5))
         header[124:136] = field
         assert contents(fixed(header) + b"12345" + tars.padding(5) + tars.END) == [("a", {"jpg": b"12345"})]
 
     def test_keys_are_webdatasets(self, tmp_path):
-        names = ["a/b.c/d.seg.PNG", "a/b.c/d.jpg", "d.jpg", "./d.jpg", "x.y.z", "README", ".hidden", "q/.hid.jpg",
-                 "e.JPG", "a/b.c/d.jpg"]
+        names = [
+            "a/b.c/d.seg.PNG",
+            "a/b.c/d.jpg",
+            "d.jpg",
+            "./d.jpg",
+            "x.y.z",
+            "README",
+            ".hidden",
+            "q/.hid.jpg",
+            "e.JPG",
+            "a/b.c/d.jpg",
+        ]
         path = tmp_path / "a.tar"
         path.write_bytes(plain([(n, n.encode()) for n in names]))
         theirs = webdataset.WebDataset(str(path), shardshuffle=False)
@@ -195,10 +226,14 @@ def fixed(header: bytes | bytearray) -> bytes:
 
 
 class TestBrokenTars:
-    @pytest.mark.parametrize("data", [
-        plain(FILES), with_tarfile(FILES, mtime=1.25),
-        with_tarfile([("k" * 150 + ".jpg", b"1" * 600)], tarfile.GNU_FORMAT),
-    ])
+    @pytest.mark.parametrize(
+        "data",
+        [
+            plain(FILES),
+            with_tarfile(FILES, mtime=1.25),
+            with_tarfile([("k" * 150 + ".jpg", b"1" * 600)], tarfile.GNU_FORMAT),
+        ],
+    )
     def test_every_cut_is_seen(self, data):
         whole = contents(data)
         end = len(data.rstrip(b"\x00"))
@@ -235,31 +270,54 @@ class TestBrokenTars:
         data = plain(FILES)
         second = data.index(b"0001.txt")
         cases = [
-            (b"", 0), (b"x" * 100, 0), (random.Random(0).randbytes(5000), 0), (b"\x1f\x8b" + bytes(5000), 0),
+            (b"", 0),
+            (b"x" * 100, 0),
+            (random.Random(0).randbytes(5000), 0),
+            (b"\x1f\x8b" + bytes(5000), 0),
             (bytes(512), 0),
             (data[:second] + b"garbage!" * 64 + data[second:], second),
             (data[:second] + bytes(512) + data[second:], second + 512),
             (data[:second] + bytes(1024) + data[second:], second + 1024),
-            (data + data, len(data)), (data + bytes(5000) + b"\x01", len(data) + 5000),
+            (data + data, len(data)),
+            (data + bytes(5000) + b"\x01", len(data) + 5000),
         ]
         for bad, at in cases:
             with pytest.raises(CurateError, match=rf"^some.tar, byte {at}: .* but only whole and sound tars are"):
                 contents(bad)
 
-    @pytest.mark.parametrize("field", [
-        b"-0000000005\x00", b"0x000000005\x00", b"0000_000005\x00", b"00000000008\x00", b"\xff" * 12,
-        b"\x80" + b"\xff" * 11,
-    ])
+    @pytest.mark.parametrize(
+        "field",
+        [
+            b"-0000000005\x00",
+            b"0x000000005\x00",
+            b"0000_000005\x00",
+            b"00000000008\x00",
+            b"\xff" * 12,
+            b"\x80" + b"\xff" * 11,
+        ],
+    )
     def test_hostile_sizes(self, field):
         header = bytearray(tars.member_header("a.jpg", 5))
         header[124:136] = field
         with pytest.raises(CurateError, match=r"byte 0: (no tar header|the tar is cut off)"):
             contents(fixed(header) + bytes(2048))
 
-    @pytest.mark.parametrize("body", [
-        b"12 path=a.jpg", b"99 path=a.jpg\n", b"x path=a.jpg\n", b"0 path=a.jpg\n", b"13 path a.jpg\n", b"11 size=-5\n",
-        b"10 size=x\n", b"23 GNU.sparse.size=100\n", b"8 path=\xff\n", b"\n", b"-5 path=a\n",
-    ])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"12 path=a.jpg",
+            b"99 path=a.jpg\n",
+            b"x path=a.jpg\n",
+            b"0 path=a.jpg\n",
+            b"13 path a.jpg\n",
+            b"11 size=-5\n",
+            b"10 size=x\n",
+            b"23 GNU.sparse.size=100\n",
+            b"8 path=\xff\n",
+            b"\n",
+            b"-5 path=a\n",
+        ],
+    )
     def test_hostile_pax_records(self, body):
         pax = bytearray(tars.member_header("pax", len(body)))
         pax[156:157] = b"x"
