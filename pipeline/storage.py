@@ -10,13 +10,14 @@ import hashlib
 import json
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done before both would be
+    import fsspec
+    import pyarrow as pa
 
 
 def join(base: str, *parts: str) -> str:
@@ -29,8 +30,10 @@ def is_local(path: str) -> bool:
     return "://" not in path
 
 
-def filesystem(path: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
     """The file system of `path` and what that file system calls it."""
+    import fsspec
+
     return fsspec.core.url_to_fs(path)
 
 
@@ -85,8 +88,10 @@ def write_json(path: str, value: Any) -> None:
     write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_parquet(path: str, table: pa.Table, **options: Any) -> None:
+def write_parquet(path: str, table: "pa.Table", **options: Any) -> None:
     """Writes `table` as parquet; `options` are pyarrow.parquet.write_table's."""
+    import pyarrow.parquet as pq
+
     with atomic(path) as file:
         pq.write_table(table, file, **options)
 
@@ -137,9 +142,14 @@ def names(folder: str) -> list[str]:
 
 def remove(path: str) -> None:
     """Removes the file or folder, if it is there."""
-    fs, name = filesystem(path)
     with contextlib.suppress(FileNotFoundError):
-        fs.rm(name, recursive=True)
+        if not is_local(path):
+            fs, name = filesystem(path)
+            fs.rm(name, recursive=True)
+        elif os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def sweep(folder: str) -> None:
@@ -150,5 +160,6 @@ def sweep(folder: str) -> None:
 
 def sha256(path: str) -> str:
     """Of the file's bytes, 64 hexadecimal digits; read in blocks."""
-    with fsspec.open(path, "rb") as file:
+    file: Any = open(path, "rb") if is_local(path) else open_read(path)  # noqa: SIM115
+    with file:
         return hashlib.file_digest(file, "sha256").hexdigest()

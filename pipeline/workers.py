@@ -5,6 +5,7 @@ memory, a segmentation fault in an image decoder), waits for it for ever. Here t
 Beam once, beside the driver's own start-up, and each worker is a fork of it; the runner is told at once of a death.
 """
 
+import logging
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -55,7 +56,8 @@ def _work(control_address: str, worker_id: str) -> None:
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
-    # Beam prints and logs every exception here, besides sending it to the driver, which tells it once.
+    # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     pa.set_cpu_count(1)
     driver = multiprocessing.parent_process()
