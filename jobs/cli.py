@@ -1,6 +1,7 @@
 """The `curate` command."""
 
 import argparse
+import atexit
 import difflib
 import importlib
 import os
@@ -48,19 +49,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The console script: `main`, and then out at once.
+    """The console script: `main`, and then out as soon as Python has cleaned up.
 
-    Beam's and gRPC's threads are still winding up when a job is done, and now and then one of them makes the
-    interpreter abort on its way out ("terminate called without an active exception"), after everything was written.
+    Threads of C++ libraries that Beam brings are still winding up when a job is done, and now and then one of them makes
+    the process abort on its way out ("terminate called without an active exception"), after everything was written. So
+    the last thing that Python does at its exit is to leave without asking them.
     """
+    code: int | str | None = 1
+
+    @atexit.register  # what is registered first runs last
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
     try:
         code = main()
+    except SystemExit as wanted:
+        code = wanted.code or 0
     except Exception:
         traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _subcommand(name: str, argv: Sequence[str]) -> int:

@@ -54,9 +54,12 @@ def curate(request: Request) -> dict[str, Any]:
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe = request.recipe
-    wanted = ("uid",) if request.select_only else planning.REQUIRED_COLUMNS
-    asked = (*wanted, *recipes.recipe_columns(recipe))
-    found = pieces.inspect(pool, asked, planning.OPTIONAL_COLUMNS, request.limit_files)
+    asked = {"uid", *recipes.recipe_columns(recipe)}
+    if request.select_only:
+        found = pieces.inspect(pool, asked, limit=request.limit_files)
+    else:
+        asked.update(planning.REQUIRED_COLUMNS)
+        found = pieces.inspect(pool, asked, planning.OPTIONAL_COLUMNS, request.limit_files)
     recipes.check(recipe, found.schema)
     identity = {
         "pool": request.pool,

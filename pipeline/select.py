@@ -134,7 +134,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             writer = writer or pq.ParquetWriter(file, chosen.schema, use_dictionary=list(choice.kept_columns))
             writer.write_batch(chosen)
             fates.append(fate)
-            words.append(uids.parse(batch.column("uid"), f"{piece.path}: rows from {offset}"))
+            words.append(uids.parse(batch.column("uid"), piece.path, piece.first_row + offset))
             positions.append(np.flatnonzero(alive) + offset)
             offset += batch.num_rows
         assert writer is not None  # a piece has rows
@@ -222,9 +222,15 @@ def _refuse_duplicates(parts: Sequence[np.ndarray], pieces: Sequence[Piece]) -> 
         return
     times = [int((part == twice[0]).sum()) for part in parts]
     owners = dict.fromkeys(pieces[n // 2].path for n, count in enumerate(times) if count)
+    made = dict(pieces[0].columns).get("uid") == ""
+    advice = (
+        "It was made from url and text, so these rows are the same pair: remove the repeats."
+        if made
+        else "Remove the duplicates, or read the pool with --columns uid= if its uids are not unique."
+    )
     raise CurateError(
         f"{' and '.join(owners)}: uid {uids.text_of(twice[:1])[0]} occurs {sum(times)} times, but a uid names one "
-        f"row of a pool. Remove the duplicates, or read the pool with --columns uid= if its uids are not unique."
+        f"row of a pool. {advice}"
     )
 
 

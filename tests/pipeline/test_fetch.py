@@ -120,7 +120,7 @@ def test_an_internationalised_host(server):
 
 def test_what_a_request_says(server):
     said = fetch_one(server, "/echo").body.decode()
-    assert "user-agent: Mozilla/5.0 (compatible; clip-curate; +http" in said
+    assert "user-agent: Mozilla/5.0 (compatible; clip-curate; image-text data curation" in said
     assert "accept-encoding: identity" in said
     assert "cookie" not in said
 
