@@ -112,14 +112,17 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
 
         _ = pipeline | beam.Create(found.pieces) | beam.Reshuffle() | ChooseRows(steps, choice, found.pieces)
 
-    marks = storage.join(request.out, "work", "select")
-    rows = {f"{piece.name}.json": piece.rows for piece in found.pieces}
+    rows = {piece.name: piece.rows for piece in found.pieces}
+    passes = 1 + sum(step.passes for step in steps if isinstance(step, Fit))
+    work = storage.join(request.out, "work")
 
     def measure() -> tuple[int, str]:
-        return sum(rows.get(name, 0) for name in storage.names(marks)), ""
+        done = [*storage.names(storage.join(work, "passes")), *storage.names(storage.join(work, "select"))]
+        return sum(rows.get(name.partition(".")[0], 0) for name in done), ""
 
-    if len(storage.names(storage.join(request.out, "work", "subset"))) < choice.partitions:
-        progress.watch(lambda: request.run(build), measure, found.rows, "choosing", "rows")
+    if len(storage.names(storage.join(work, "subset"))) < choice.partitions:
+        unit = f"rows in {passes} passes" if passes > 1 else "rows"
+        progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
     counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
     warnings = _check_kept(counts, request.min_kept)
     hashes["subset.npy"] = select.write_subset(choice, counts["kept"])

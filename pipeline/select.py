@@ -3,6 +3,7 @@
 Every function writes whole files under the run's folder, named by the piece, and does nothing where they are there
 already: a run that was killed continues, and a runner may run any piece twice.
 
+    work/passes/NNNNNN.S.P    empty: pass P of the fit that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones
     work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows
@@ -117,6 +118,11 @@ def _save(path: str, array: np.ndarray) -> None:
 def marker(piece: Piece, folder: str) -> str:
     """The path of the file that says that the piece is done."""
     return storage.join(folder, "work", "select", f"{piece.name}.json")
+
+
+def pass_marker(piece: Piece, name: str, folder: str) -> str:
+    """The path of the file that says, for progress alone, that a fit's pass over the piece is done."""
+    return storage.join(folder, "work", "passes", f"{piece.name}.{name}")
 
 
 def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> None:

@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from filters.base import Filter, Fit, Step
-from pipeline import failures, select
+from pipeline import failures, select, storage
 from pipeline.pieces import Piece
 
 
@@ -41,16 +41,16 @@ class _MergeStates(beam.CombineFn):
 class FitStep(beam.PTransform):
     """Pieces in, the finished Filter out (one element), after as many passes as the fit needs."""
 
-    def __init__(self, fit: Fit, choice: select.Choice, before: beam.PCollection) -> None:
+    def __init__(self, fit: Fit, number: int, choice: select.Choice, before: beam.PCollection) -> None:
         super().__init__()
-        self.fit, self.choice, self.before = fit, choice, before
+        self.fit, self.number, self.choice, self.before = fit, number, choice, before
 
     def expand(self, pieces):
         fit = pieces.pipeline | "Fit" >> beam.Create([self.fit])
         for n in range(1, self.fit.passes + 1):
             fit = (
                 pieces
-                | f"Pass{n}" >> beam.Map(_fit_piece, AsSingleton(fit), AsList(self.before), self.choice)
+                | f"Pass{n}" >> beam.Map(_fit_piece, AsSingleton(fit), AsList(self.before), self.choice, f"{self.number}.{n}")
                 | f"Merge{n}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
                 | f"Finish{n}" >> beam.Map(_finish)
             )
@@ -58,8 +58,12 @@ class FitStep(beam.PTransform):
 
 
 @failures.told
-def _fit_piece(piece: Piece, fit: Fit, before: list[tuple[int, Filter]], choice: select.Choice) -> tuple[Fit, Any]:
-    return fit, select.fit_piece(piece, _in_order(before), fit, choice)
+def _fit_piece(
+    piece: Piece, fit: Fit, before: list[tuple[int, Filter]], choice: select.Choice, name: str
+) -> tuple[Fit, Any]:
+    state = select.fit_piece(piece, _in_order(before), fit, choice)
+    storage.write(select.pass_marker(piece, name, choice.folder), b"")
+    return fit, state
 
 
 @failures.told
@@ -88,7 +92,7 @@ class ChooseRows(beam.PTransform):
                 before = filters | f"Before{number}" >> beam.Filter(lambda pair, number=number: pair[0] < number)
                 fitted = (
                     pieces
-                    | f"{step.name}{number}" >> FitStep(step, self.choice, before)
+                    | f"{step.name}{number}" >> FitStep(step, number, self.choice, before)
                     | f"Number{number}" >> beam.Map(lambda f, number=number: (number, f))
                 )
                 filters = (filters, fitted) | f"With{number}" >> beam.Flatten()
