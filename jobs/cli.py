@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """The console script: `main`, and then out as soon as Python has cleaned up.
 
-    Threads of C++ libraries that Beam brings are still winding up when a job is done, and now and then one of them makes
-    the process abort on its way out ("terminate called without an active exception"), after everything was written. So
+    Threads of C++ libraries that Beam brings are still winding up when a job is done, and now and then one makes the
+    process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
     code: int | str | None = 1

@@ -31,8 +31,8 @@ def parser() -> Parser:
     pool.add_argument(
         "--pool",
         metavar="NAME|ADDRESS",
-        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs nothing "
-        "from outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
+        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs none "
+        "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
     )
     pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
     pool.add_argument(

@@ -1,4 +1,4 @@
-"""Imported before Beam: keeps out of users' sight what Beam's import says of Google Cloud packages that nobody asked for."""
+"""Imported before Beam: keeps from users what its import says of Google Cloud packages that nobody asked for."""
 
 import logging
 

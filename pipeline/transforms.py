@@ -50,7 +50,8 @@ class FitStep(beam.PTransform):
         for n in range(1, self.fit.passes + 1):
             fit = (
                 pieces
-                | f"Pass{n}" >> beam.Map(_fit_piece, AsSingleton(fit), AsList(self.before), self.choice, f"{self.number}.{n}")
+                | f"Pass{n}"
+                >> beam.Map(_fit_piece, AsSingleton(fit), AsList(self.before), self.choice, f"{self.number}.{n}")
                 | f"Merge{n}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
                 | f"Finish{n}" >> beam.Map(_finish)
             )

@@ -38,7 +38,13 @@ def folder(tmp_path_factory) -> pathlib.Path:
     from conftest import make_rows
 
     rows = [
-        {"URL": r["url"], "TEXT": r["text"], "original_width": 500, "original_height": 400, "clip_l14_similarity_score": 0.2}
+        {
+            "URL": r["url"],
+            "TEXT": r["text"],
+            "original_width": 500,
+            "original_height": 400,
+            "clip_l14_similarity_score": 0.2,
+        }
         for r in make_rows(500)
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "laion/part-0.parquet")
@@ -52,7 +58,9 @@ def hub(tmp_path_factory):
     from fake_hub import FakeHub, serving
 
     pool = write_rows(tmp_path_factory.mktemp("hub"), make_rows(1000))
-    with serving(FakeHub({"mlfoundations/datacomp_small": {p.name: p.read_bytes() for p in pool.iterdir()}})) as running:
+    with serving(
+        FakeHub({"mlfoundations/datacomp_small": {p.name: p.read_bytes() for p in pool.iterdir()}})
+    ) as running:
         yield running
 
 
@@ -66,7 +74,11 @@ def test_every_command_of_the_readme(folder, hub):
             continue
         assert words[0] == "curate"
         done = subprocess.run(
-            [sys.executable, "-m", "jobs.cli", *words[1:]], cwd=folder, env=os.environ | shared, capture_output=True, text=True
+            [sys.executable, "-m", "jobs.cli", *words[1:]],
+            cwd=folder,
+            env=os.environ | shared,
+            capture_output=True,
+            text=True,
         )
         ran += 1
         if command == "curate --pool commoncrawl --scale small":
@@ -89,7 +101,9 @@ def test_the_two_first_commands_are_what_ci_runs():
 
 
 def test_every_status_is_explained():
-    assert re.findall(r"^\| `(\w+)` \| .* \|$", README.split("| status |")[1].split("\n\n")[0], re.MULTILINE) == list(STATUSES)
+    assert re.findall(r"^\| `(\w+)` \| .* \|$", README.split("| status |")[1].split("\n\n")[0], re.MULTILINE) == list(
+        STATUSES
+    )
 
 
 def test_every_recipe_is_named():

@@ -247,7 +247,9 @@ def test_what_a_killed_run_left_under_temporary_names_is_removed(curate, toy_poo
     assert not list((tmp_path / "run").rglob(".*.tmp"))
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "geteuid") or __import__("os").geteuid() != 0, reason="mounting needs root")
+@pytest.mark.skipif(
+    not hasattr(__import__("os"), "geteuid") or __import__("os").geteuid() != 0, reason="mounting needs root"
+)
 def test_a_full_disk_is_told_in_a_sentence(curate, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
