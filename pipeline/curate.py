@@ -110,7 +110,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
 
         from pipeline.transforms import ChooseRows
 
-        _ = pipeline | beam.Create(found.pieces) | beam.Reshuffle() | ChooseRows(steps, choice, found.pieces)
+        _ = pipeline | beam.Create(found.pieces) | ChooseRows(steps, choice, found.pieces)
 
     rows = {piece.name: piece.rows for piece in found.pieces}
     passes = 1 + sum(step.passes for step in steps if isinstance(step, Fit))

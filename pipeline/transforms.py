@@ -1,16 +1,17 @@
 """The Beam side: thin PTransforms over the plain functions of select.py and shards.py, and nothing else.
 
 Elements are pieces, shard numbers, fitted numbers and small counts; never rows, never image bytes. What a step makes,
-it writes into the run's folder; what the next one needs to know of it, it finds there.
+it writes into the run's folder; what the next one needs to know of it, it finds there. beam.Create spreads what it
+creates over the workers by itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from filters.base import Filter, Fit, Step
+from filters.base import Fit, Step
 from pipeline import failures, select, storage
 from pipeline.pieces import Piece
 
@@ -39,77 +40,73 @@ class _MergeStates(beam.CombineFn):
 
 
 class FitStep(beam.PTransform):
-    """Pieces in, the finished Filter out (one element), after as many passes as the fit needs."""
+    """Pieces in, the finished Filter out (one element), after as many passes as the fit needs.
 
-    def __init__(self, fit: Fit, number: int, choice: select.Choice, before: beam.PCollection) -> None:
+    Args:
+        number: of the step in its recipe.
+        before: the filters of the steps before it, or side inputs that will be.
+    """
+
+    def __init__(self, fit: Fit, number: int, choice: select.Choice, before: Sequence[Any]) -> None:
         super().__init__()
         self.fit, self.number, self.choice, self.before = fit, number, choice, before
 
     def expand(self, pieces):
-        fit = pieces.pipeline | "Fit" >> beam.Create([self.fit])
+        fit: Any = self.fit
         for n in range(1, self.fit.passes + 1):
-            fit = (
+            finished = (
                 pieces
-                | f"Pass{n}"
-                >> beam.Map(_fit_piece, AsSingleton(fit), AsList(self.before), self.choice, f"{self.number}.{n}")
+                | f"Pass{n}" >> beam.Map(_fit_piece, self.choice, f"{self.number}.{n}", fit, *self.before)
                 | f"Merge{n}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
                 | f"Finish{n}" >> beam.Map(_finish)
             )
-        return fit
+            fit = AsSingleton(finished)
+        return finished
+
+
+# What becomes a Filter or a Fit only when the pipeline runs is Any here: Beam checks annotations when it is built.
 
 
 @failures.told
-def _fit_piece(
-    piece: Piece, fit: Fit, before: list[tuple[int, Filter]], choice: select.Choice, name: str
-) -> tuple[Fit, Any]:
-    state = select.fit_piece(piece, _in_order(before), fit, choice)
+def _fit_piece(piece: Piece, choice: select.Choice, name: str, fit: Any, *before: Any) -> tuple[Fit, Any]:
+    state = select.fit_piece(piece, before, fit, choice)
     storage.write(select.pass_marker(piece, name, choice.folder), b"")
     return fit, state
 
 
 @failures.told
-def _finish(merged: tuple[Fit, Any]) -> Any:  # a Filter or a Fit; Beam would take the union at its word
+def _finish(merged: tuple[Fit, Any]) -> Any:
     fit, state = merged
     return fit.finish(state)
 
 
-def _in_order(numbered: Iterable[tuple[int, Filter]]) -> list[Filter]:
-    return [step for _, step in sorted(numbered, key=lambda pair: pair[0])]
-
-
 class ChooseRows(beam.PTransform):
-    """Pieces in; kept rows, counts and sorted uids in the run's folder. Out: the fitted filters as (number, Filter)."""
+    """Pieces in; kept rows, counts, sorted uids and the fitted filters in the run's folder."""
 
     def __init__(self, steps: Sequence[Step], choice: select.Choice, all_pieces: Sequence[Piece]) -> None:
         super().__init__()
         self.steps, self.choice, self.all_pieces = steps, choice, list(all_pieces)
 
     def expand(self, pieces):
-        filters = pieces.pipeline | "Filters" >> beam.Create(
-            [(n, s) for n, s in enumerate(self.steps) if isinstance(s, Filter)]
-        )
+        filters: list[Any] = []
         for number, step in enumerate(self.steps):
             if isinstance(step, Fit):
-                before = filters | f"Before{number}" >> beam.Filter(lambda pair, number=number: pair[0] < number)
-                fitted = (
-                    pieces
-                    | f"{step.name}{number}" >> FitStep(step, number, self.choice, before)
-                    | f"Number{number}" >> beam.Map(lambda f, number=number: (number, f))
-                )
-                filters = (filters, fitted) | f"With{number}" >> beam.Flatten()
-        selected = pieces | "Select" >> beam.Map(_select_piece, AsList(filters), self.choice)
+                fitted = pieces | f"{step.name}{number}" >> FitStep(step, number, self.choice, list(filters))
+                filters.append(AsSingleton(fitted))
+            else:
+                filters.append(step)
+        selected = pieces | "Select" >> beam.Map(_select_piece, self.choice, *filters)
         _ = (
             pieces.pipeline
             | "Partitions" >> beam.Create(range(self.choice.partitions))
-            | "Spread" >> beam.Reshuffle()
             | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(selected))
         )
-        return filters | "Record" >> beam.combiners.ToList() | "Write" >> beam.Map(_record, self.choice)
+        return pieces.pipeline | "Once" >> beam.Impulse() | "Record" >> beam.Map(_record, self.choice, *filters)
 
 
 @failures.told
-def _select_piece(piece: Piece, filters: list[tuple[int, Filter]], choice: select.Choice) -> None:
-    select.select_piece(piece, _in_order(filters), choice)
+def _select_piece(piece: Piece, choice: select.Choice, *filters: Any) -> None:
+    select.select_piece(piece, filters, choice)
 
 
 @failures.told
@@ -118,16 +115,16 @@ def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _sel
 
 
 @failures.told
-def _record(filters: list[tuple[int, Filter]], choice: select.Choice) -> None:
-    select.write_fitted(_in_order(filters), choice.folder)
+def _record(_: bytes, choice: select.Choice, *filters: Any) -> None:
+    select.write_fitted(filters, choice.folder)
 
 
 class ForEach(beam.PTransform):
-    """Applies a plain function to each item, spread over the workers; for what it writes, not for what it returns."""
+    """Applies a plain function to each created item; for what it writes, not for what it returns."""
 
     def __init__(self, function: Callable[..., None], *args: Any) -> None:
         super().__init__()
         self.function, self.args = failures.told(function), args
 
     def expand(self, items):
-        return items | beam.Reshuffle() | beam.Map(self.function, *self.args)
+        return items | beam.Map(self.function, *self.args)

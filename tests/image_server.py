@@ -33,7 +33,8 @@ class ImageServer(ThreadingHTTPServer):
             {
                 "uid": hashlib.md5(str(i).encode()).hexdigest(), "url": f"http://{self.host}/{i}.jpg",
                 "text": f"image number {i} 😀", "original_width": 64, "original_height": 64,
-                "clip_b32_similarity_score": 0.3, "clip_l14_similarity_score": 0.3, "face_bboxes": [], "sha256": hashlib.sha256(draw(i)).hexdigest(),
+                "clip_b32_similarity_score": 0.3, "clip_l14_similarity_score": 0.3, "face_bboxes": [],
+                "sha256": hashlib.sha256(draw(i)).hexdigest(),
             }
             for i in range(n)
         ]  # fmt: skip

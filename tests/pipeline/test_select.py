@@ -57,9 +57,7 @@ def choose_on_beam(recipe: Recipe, pieces: list[Piece], choice: select.Choice, w
     from jobs.engines import run_with
     from pipeline.transforms import ChooseRows
 
-    run_with("local", workers, [])(
-        lambda p: p | beam.Create(pieces) | beam.Reshuffle() | ChooseRows(recipe.steps, choice, pieces)
-    )
+    run_with("local", workers, [])(lambda p: p | beam.Create(pieces) | ChooseRows(recipe.steps, choice, pieces))
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
