@@ -136,8 +136,8 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
         for batch, fate in walk(piece, filters, ["uid", *choice.kept_columns], choice):
             alive = fate == 0
             chosen = batch.select(["uid", *choice.kept_columns]).filter(pa.array(alive))
-            # A uid never repeats, so a dictionary of uids is only work.
-            writer = writer or pq.ParquetWriter(file, chosen.schema, use_dictionary=list(choice.kept_columns))
+            # Uids, captions and scores hardly repeat, so a dictionary of them is only work.
+            writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen)
             fates.append(fate)
             words.append(uids.parse(batch.column("uid"), piece.path, piece.first_row + offset))
@@ -171,7 +171,7 @@ def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choic
     with storage.atomic(uids_path(piece, choice.folder)) as file:
         for part in (alive, ~alive):
             own = partition[part]
-            file.write(word[part][np.argsort(own, kind="stable")].tobytes())  # of 16 bits, so it is a radix sort
+            file.write(word[part][np.argsort(own, kind="stable")].data)  # of 16 bits, so it is a radix sort
             ends = np.cumsum(np.bincount(own, minlength=choice.partitions))
             bounds.append([offset, *(offset + ends).tolist()])
             offset += int(ends[-1])

@@ -5,6 +5,7 @@ memory, a segmentation fault in an image decoder), waits for it for ever. Here t
 Beam once, beside the driver's own start-up, and each worker is a fork of it; the runner is told at once of a death.
 """
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.forkserver
@@ -55,6 +56,7 @@ def _work(control_address: str, worker_id: str) -> None:
     )
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
+    gc.freeze()  # what the fork server imported is never collected, so its pages stay shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

@@ -45,9 +45,8 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2_000_000, workers: int
             floor = functools.partial(script, "floor_choose.py", baseline, pool, scratch / "floor.npy", workers)
             yield over_floor(recipe, pairs(functools.partial(ours, recipe), floor, number))
             check_equal(scratch / "ours" / "subset.npy", scratch / "floor.npy")
-    seconds = inside(scratch, "beam", CLIP_SCORE, pool, workers, number)
-    yield Row(f"  inside the run, {CLIP_SCORE}", f"{size / seconds / 1e6:.2f}M rows/s", "", "", ">= 4M rows/s",
-              size / seconds >= 4e6)  # fmt: skip
+    rate = further_rows(scratch, size, workers, number)
+    yield Row(f"  without start-up, {CLIP_SCORE}", f"{rate / 1e6:.1f}M rows/s", "", "", ">= 4M rows/s", rate >= 4e6)
     for recipe in (CLIP_SCORE, "basic_filter"):
         yield beams_share(scratch, recipe, pool, number)
 
@@ -78,6 +77,13 @@ def over_floor(recipe: str, measured: Pairs) -> Row:
     met = ours - floor <= 3 if target else None
     return Row("  over the floor", f"{ours:.1f} s", f"{floor:.1f} s DuckDB", f"+{ours - floor:.1f} s", target, met,
                measured.memory())  # fmt: skip
+
+
+def further_rows(scratch: pathlib.Path, size: int, workers: int, number: int) -> float:
+    """Rows a second without start-up: what the second half of a pool adds to runs that are warm."""
+    pools = make_pool(scratch, size), make_pool(scratch, size // 2)
+    whole, half = (inside(scratch, "beam", CLIP_SCORE, pool, workers, 2 * number) for pool in pools)
+    return (size - size // 2) / max(whole - half, 1e-9)
 
 
 def inside(scratch: pathlib.Path, kind: str, recipe: str, pool: pathlib.Path, workers: int, number: int) -> float:

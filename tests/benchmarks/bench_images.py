@@ -41,7 +41,8 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = p
         pool = make_pool(scratch / "pool-images", f"http://{host}", photos, size)
         measured = whole_commands(scratch, pool, recipe, host, size, number)
         yield from against_img2dataset(f"{size:,} images", measured, size, 1.7)
-        yield without_start_up(scratch, pool, recipe, host, photos, number, size)
+        half = make_pool(scratch / "pool-half", f"http://{host}", photos, size // 2)
+        yield without_start_up(scratch, (pool, half), recipe, host, photos, number, size)
     with certificates(scratch) as (certificate, authority), server(photos, certificate) as host:
         pool = make_pool(scratch / "pool-images", f"https://{host}", photos, size)
         trust = {"SSL_CERT_FILE": str(authority)}
@@ -149,13 +150,17 @@ def against_img2dataset(what: str, measured: Pairs, size: int, target: float | N
 
 
 def without_start_up(
-    scratch: pathlib.Path, pool: pathlib.Path, recipe: pathlib.Path, host: str, photos: pathlib.Path,
-    number: int, size: int,
+    scratch: pathlib.Path, pools: tuple[pathlib.Path, pathlib.Path], recipe: pathlib.Path, host: str,
+    photos: pathlib.Path, number: int, size: int,
 ) -> Row:  # fmt: skip
-    """Whole runs in a process that is warm, against decode, resize and encode alone, in as many processes."""
+    """What the second half of a pool adds to runs that are warm, against decode, resize and encode alone."""
     inside = functools.partial(_inside, scratch)
+
+    def whole(pool: pathlib.Path) -> float:
+        return inside("images", recipe, f"{pool}/", WORKERS, 1, scratch / "inside", host)
+
     taken = [
-        (size / inside("images", recipe, f"{pool}/", WORKERS, 1, scratch / "inside", host),
+        ((size - size // 2) / max(whole(pools[0]) - whole(pools[1]), 1e-9),
          10 * len(os.listdir(photos)) / inside("resize", photos, WORKERS, 1))
         for _ in range(number)
     ]  # fmt: skip
