@@ -16,7 +16,7 @@ def warm_up(images: bool) -> None:
     """Lets the local workers' imports begin while the driver's own go on."""
     from pipeline import workers
 
-    workers.start_fork_server(["pipeline.shards", "img2dataset.resizer", "img2dataset.blurrer"] if images else [])
+    workers.start_fork_server(["pipeline.shards", "pipeline.resizing"] if images else [])
 
 
 def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Callable[[Any], None]], None]:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import os
 import re
 import threading
 import warnings
@@ -146,9 +145,7 @@ def _header_problem(body: bytes, max_pixels: int) -> str | None:
 
 def _resizer(options: ImageOptions) -> Callable:
     """img2dataset's resizer with DataComp's settings."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for updates
-    from img2dataset.blurrer import BoundingBoxBlurrer
-    from img2dataset.resizer import Resizer
+    from pipeline.resizing import BoundingBoxBlurrer, Resizer
 
     return Resizer(
         image_size=options.size_px,

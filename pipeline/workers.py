@@ -5,7 +5,6 @@ memory, a segmentation fault in an image decoder), waits for it for ever. Here t
 Beam once, beside the driver's own start-up, and each worker is a fork of it; the runner is told at once of a death.
 """
 
-import gc
 import logging
 import multiprocessing
 import multiprocessing.forkserver
@@ -19,11 +18,10 @@ from pipeline.failures import marked
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
-#: What workers need whatever they do. Imported in the fork server, so each worker has it for nothing. Arrow imports
-#: pandas when it first meets a numpy array.
+#: What workers need whatever they do. Imported in the fork server, so each worker has it for nothing.
 _PRELOAD = [
     "pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute",
-    "pyarrow.parquet", "pandas",
+    "pyarrow.parquet",
 ]  # fmt: skip
 
 
@@ -37,7 +35,7 @@ def start_fork_server(preload: list[str]) -> None:
     before = {name: os.environ.get(name) for name in one_thread}
     os.environ.update(one_thread)
     try:
-        _CONTEXT.set_forkserver_preload([*_PRELOAD, *preload])
+        _CONTEXT.set_forkserver_preload([*_PRELOAD, *preload, "pipeline.frozen"])
         multiprocessing.forkserver.ensure_running()
     finally:
         for name, value in before.items():
@@ -56,7 +54,6 @@ def _work(control_address: str, worker_id: str) -> None:
     )
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    gc.freeze()  # what the fork server imported is never collected, so its pages stay shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)

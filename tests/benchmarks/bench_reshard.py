@@ -1,7 +1,5 @@
 """`curate reshard` against DataComp's way of doing it, on 40,000 samples of which 30% are kept.
 
-    python tests/benchmarks/bench_reshard.py [--samples 40000] [--runs 5]
-
 The input is what img2dataset leaves with DataComp's settings: tars of 10,000 samples by webdataset's TarWriter, with
 random bytes for images. The peer is a plain restatement of DataComp's resharder: every sample is read with webdataset,
 its uid looked up with np.searchsorted, and what is kept written with TarWriter, by one process for each worker's share
@@ -9,7 +7,6 @@ of the tars. (The original also imports OpenCV and img2dataset, about a second t
 of its own and an output tar per worker, so only the members are compared.
 """
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -18,6 +15,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 
 import measure
 import numpy as np
@@ -102,68 +100,40 @@ def same_members(one: pathlib.Path, other: pathlib.Path) -> bool:
     return list(members(one)) == list(members(other))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--samples", type=int, default=40_000)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--peer", nargs=3, metavar=("SHARDS", "SUBSET", "OUT"), help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.peer:
-        peer(*args.peer)
-        return
-    with tempfile.TemporaryDirectory() as name:
+def rows(scratch: pathlib.Path, number: int, size: int = 40_000) -> Iterator[measure.Row]:
+    """The table's lines.
+
+    Args:
+        scratch: where the input and the outputs lie meanwhile.
+        number: of alternating runs.
+        size: samples of the input.
+    """
+    with tempfile.TemporaryDirectory(dir=scratch) as name:
         folder = pathlib.Path(name)
-        print(f"making {args.samples:,} samples …", file=sys.stderr)
-        make_input(folder, args.samples)
-        where = [str(folder / "shards"), str(folder / "subset.npy")]
+        make_input(folder, size)
+        shards, subset = str(folder / "shards"), str(folder / "subset.npy")
+        ours, theirs = folder / "ours", folder / "peer"
 
-        def run(kind: str, *command: str) -> measure.Cost:
-            shutil.rmtree(folder / kind, ignore_errors=True)
-            if kind == "peer":
-                (folder / kind).mkdir()
-            return measure.run([sys.executable, *command])
+        def our_command() -> measure.Cost:
+            shutil.rmtree(ours, ignore_errors=True)
+            options = {"--shards": shards, "--subset": subset, "--out": str(ours), "--workers": str(_WORKERS)}
+            words = (word for pair in options.items() for word in pair)
+            return measure.run([sys.executable, "-m", "jobs.cli", "reshard", *words])
 
-        def ours() -> measure.Cost:
-            return run(
-                "ours",
-                "-m",
-                "jobs.cli",
-                "reshard",
-                "--shards",
-                where[0],
-                "--subset",
-                where[1],
-                "--out",
-                str(folder / "ours"),
-                "--workers",
-                str(_WORKERS),
-            )
+        def peers_command() -> measure.Cost:
+            shutil.rmtree(theirs, ignore_errors=True)
+            theirs.mkdir()
+            return measure.run([sys.executable, __file__, shards, subset, str(theirs)])
 
-        def theirs() -> measure.Cost:
-            return run("peer", __file__, "--peer", *where, str(folder / "peer"))
-
-        measured = measure.pairs(ours, theirs, args.runs)
-        if not same_members(folder / "ours", folder / "peer"):
-            raise SystemExit("the two wrote different members")
-        (ours_s, peer_s), ratio = measured.wall_s(), measured.ratio()
-        memory = max(cost.all_mb for cost in measured.ours)
-        print(
-            measure.table(
-                [
-                    measure.Row(
-                        f"reshard {args.samples:,} samples, keep 30%",
-                        f"{ours_s:.2f} s",
-                        f"{peer_s:.2f} s",
-                        f"{ratio:.1f}",
-                        "10",
-                        ratio >= 10,
-                        measured.memory(),
-                    ),
-                    measure.Row("its memory", f"{memory:.0f} MB", "", "", "under 300 MB", memory < 300),
-                ]
-            )
-        )
+        measured = measure.pairs(our_command, peers_command, number)
+        if not same_members(ours, theirs):
+            raise RuntimeError("the two wrote different members.")
+    (ours_s, peer_s), ratio = measured.wall_s(), measured.ratio()
+    memory = max(cost.all_mb for cost in measured.ours)
+    times = f"{ours_s:.2f} s", f"{peer_s:.2f} s DataComp", f"{ratio:.1f}"
+    yield measure.Row(f"reshard {size:,} samples, keep 30%", *times,
+                      ">= 10 times, < 300 MB", ratio >= 10 and memory < 300, measured.memory())  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    peer(*sys.argv[1:])
