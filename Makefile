@@ -21,7 +21,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-test
+bench: $(VENV)/installed-all
 	$(BIN)/python tests/benchmarks/run.py
 
 $(VENV)/installed: setup.py

@@ -58,7 +58,7 @@ class FetchPolicy:
     resolve: tuple[tuple[str, str, int], ...] = ()
     concurrency: int = 128
     per_host: int = 16
-    max_bytes: int = 30_000_000
+    max_bytes: int = 20_000_000
     timeout_s: float = 30.0
     attempts: int = 3
     max_redirects: int = 5

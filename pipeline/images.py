@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 #: A decoder goes over the whole image once a scan, and a scan can be 12 bytes long, so that 20 MB could keep it busy
 #: for an hour. Progressive files have about 10; films and previews behind an image hold the mark by chance.
 MAX_JPEG_SCANS = 500
-_JPEG_SCAN = re.compile(rb"\xff\xda")
+_JPEG_SCAN = b"\xff\xda"
 
 #: A row with more faces than this is no detector's output.
 MAX_FACES = 1000
@@ -138,7 +137,7 @@ def _header_problem(body: bytes, max_pixels: int) -> str | None:
         return "not_an_image"
     if width * height > max_pixels:
         return "too_many_pixels"
-    if is_jpeg and len(_JPEG_SCAN.findall(body)) > MAX_JPEG_SCANS:
+    if is_jpeg and body.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
         return "undecodable"
     return None
 
