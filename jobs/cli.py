@@ -4,8 +4,10 @@ import argparse
 import atexit
 import difflib
 import importlib
+import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 
@@ -41,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"curate: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        # Beam's threads lose their connections now, and each would print or log what it thinks of that.
+        threading.excepthook = lambda _: None
+        logging.disable()
         print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
