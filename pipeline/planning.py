@@ -22,7 +22,7 @@ from pipeline.pieces import Piece, batches
 
 #: What a shard needs of a row beyond these is optional: a pool may lack it.
 REQUIRED_COLUMNS = ("uid", "url", "text")
-OPTIONAL_COLUMNS = ("original_width", "original_height", "face_bboxes", "sha256")
+OPTIONAL_COLUMNS = ("face_bboxes", "sha256")
 
 #: Rows in a row group of a plan: a shard reads few rows that are not its own.
 _GROUP_ROWS = 10_000

@@ -26,9 +26,6 @@ from pipeline.images import ImageOptions, ImageProcessor
 from pipeline.samples import Row, rows, sample_blocks, sample_key
 from pipeline.statuses import OK
 
-#: What a plan has of a pool's columns: uid, url and text always, the others where the pool has them.
-SHARD_COLUMNS = ("uid", "url", "text", "original_width", "original_height", "face_bboxes", "sha256")
-
 LEDGER_SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
@@ -89,7 +86,7 @@ def write_shard(
     have no gaps.
 
     Args:
-        plan: SHARD_COLUMNS, at most `samples_per_shard` rows.
+        plan: uid, url and text, and face_bboxes and sha256 where the pool has them; at most `samples_per_shard` rows.
         folder: where the two files go, local or remote.
         on_progress: called after every sample, with the statuses so far.
 
