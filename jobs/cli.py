@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from metadata.errors import CurateError
 
@@ -54,7 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The console script: `main`, and then out as soon as Python has cleaned up.
+    """The console script: `main`."""
+    leave_with(main)
+
+
+def leave_with(work: Callable[[], int]) -> None:
+    """Does `work`, and leaves the process with the code it gives as soon as Python has cleaned up.
 
     Threads of C++ libraries that Beam brings are still winding up when a job is done, and now and then one makes the
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
@@ -69,7 +74,7 @@ def entry() -> None:
         os._exit(code if isinstance(code, int) else 1)
 
     try:
-        code = main()
+        code = work()
     except SystemExit as wanted:
         code = wanted.code or 0
     except Exception:

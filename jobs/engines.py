@@ -13,10 +13,10 @@ RUNNERS = {"flink": "FlinkRunner", "spark": "SparkRunner", "dataflow": "Dataflow
 
 
 def warm_up(images: bool) -> None:
-    """Lets the local workers' imports begin while the driver's own go on."""
+    """Imports Beam and starts the local workers' nursery; before this process has threads, see pipeline.workers."""
     from pipeline import workers
 
-    workers.start_fork_server(["pipeline.shards", "pipeline.resizing"] if images else [])
+    workers.start_nursery(["pipeline.shards", "pipeline.resizing"] if images else [])
 
 
 def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Callable[[Any], None]], None]:
@@ -31,7 +31,7 @@ def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Cal
     """
 
     def run(build: Callable[[Any], None]) -> None:
-        from pipeline import beam_logging, failures  # noqa: F401, I001
+        from pipeline import failures, light_beam  # noqa: F401, I001
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 

@@ -105,7 +105,7 @@ def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
 
 def fetch_policy(args: argparse.Namespace):
     """The FetchPolicy that `add_fetch_arguments`' options ask for."""
-    from pipeline.fetch import FetchPolicy
+    from pipeline.options import FetchPolicy
 
     asked = {"concurrency": args.connections, "timeout_s": args.timeout}
     return FetchPolicy(allow_hosts=frozenset(args.allow_host), **{k: v for k, v in asked.items() if v is not None})
@@ -135,7 +135,7 @@ def run(argv: Sequence[str]) -> int:
 
     from filters import recipes
     from pipeline.curate import Request, curate
-    from pipeline.images import ImageOptions
+    from pipeline.options import ImageOptions
 
     recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT)
     request = Request(

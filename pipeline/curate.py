@@ -9,8 +9,7 @@ from filters import recipes
 from filters.base import Fit
 from metadata.errors import CurateError
 from pipeline import folder, manifest, pieces, planning, progress, select, storage
-from pipeline.fetch import FetchPolicy
-from pipeline.images import ImageOptions
+from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
 #: Uids of about this many rows are sorted in one go by one worker: 32 MB, a few times over.

@@ -20,6 +20,7 @@ import yarl
 
 from metadata.errors import CurateError
 from pipeline.addresses import Addresses, Refused, parse_url
+from pipeline.options import FetchPolicy
 from pipeline.statuses import OK
 
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
@@ -32,44 +33,6 @@ SMALL_BYTES = 256 * 1024
 LARGE_BYTES = 4 * 1024 * 1024
 # Idle connections count against the open files of the process, and most hosts of a pool are met once.
 KEEP_ALIVE_S = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class FetchPolicy:
-    """How links are fetched: what may be contacted, how hard is tried, and what one link may cost.
-
-    Args:
-        allow_hosts: "host" or "host:port" (IPv6 as "[::1]"), lower case: exempt from the address check, just so.
-        resolve: (host, ip, port): hosts answered by this address and port instead of DNS, whatever port the URL names
-            (as curl's --connect-to); exempt from the address check.
-        concurrency: Requests under way at once.
-        per_host: Requests under way at once to one host; others wait without keeping different hosts from their turn.
-        max_bytes: The largest body that is taken.
-        timeout_s: For one URL: all its tries, redirects and the pauses between them. Waiting for a limit of our own (a
-            turn, room in memory) is not counted. A try also ends after timeout_s / attempts in which nothing arrives.
-        attempts: Tries, where another one can help.
-        max_redirects: Followed in one try.
-        backoff_s: The pause before the second try, give or take half; doubled for each further one.
-        user_agent: Sent with every request.
-        user_agent_token: The name by which an X-Robots-Tag header may address us alone; lower case.
-    """
-
-    allow_hosts: frozenset[str] = frozenset()
-    resolve: tuple[tuple[str, str, int], ...] = ()
-    concurrency: int = 128
-    per_host: int = 16
-    max_bytes: int = 20_000_000
-    timeout_s: float = 30.0
-    attempts: int = 3
-    max_redirects: int = 5
-    backoff_s: float = 0.5
-    user_agent: str = "Mozilla/5.0 (compatible; clip-curate; image-text data curation, honours X-Robots-Tag)"
-    user_agent_token: str = "clip-curate"
-
-    def __post_init__(self) -> None:
-        for name in ("concurrency", "per_host", "max_bytes", "timeout_s", "attempts"):
-            if getattr(self, name) <= 0:
-                raise CurateError(f"fetching: {name} is {getattr(self, name)}, but it must be more than 0. Raise it.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
+from pipeline.options import ImageOptions
 from pipeline.statuses import OK
 
 #: Formats, in Pillow's names, that both Pillow knows by their header and OpenCV decodes. AVIF is last: a Pillow from
@@ -25,26 +26,6 @@ MAX_FACES = 1000
 
 # The resizer points the process's standard output and error elsewhere while it works, and back again.
 _ONE_AT_A_TIME = threading.Lock()
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageOptions:
-    """What is done to an image; the defaults are those of DataComp's download.
-
-    Attributes:
-        size_px: longer side of what is kept; larger images are scaled down to it, smaller ones are left as they are.
-        max_pixels: largest width * height that is decoded, of the first frame or page, which is the only one used. The
-            default is enough for 33 megapixels (8K video, a 24 megapixel camera), and holds the peak near 200 MB, or
-            2.5 GB for an image with alpha: the resizer mixes alpha in double precision, 75 bytes a pixel. Above
-            178,956,970 Pillow refuses the header.
-        blur_faces: whether what lies in the pool's face boxes is blurred.
-        accept_changed: whether bytes are kept whose sha256 is not the pool's.
-    """
-
-    size_px: int = 512
-    max_pixels: int = 2**25
-    blur_faces: bool = True
-    accept_changed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from metadata.errors import CurateError
-from pipeline import planning, select, shards, storage
+from pipeline import ledger, planning, select, storage
 from pipeline.pieces import Piece
 from pipeline.statuses import OK
 
@@ -82,18 +82,18 @@ def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out:
     statuses: collections.Counter[str] = collections.Counter()
     sizes = {}
     for plan in plans:
-        ledger = shards.read_ledger(folder, plan.shard)
-        found = collections.Counter(ledger.column("status").to_pylist())
+        table = ledger.read_ledger(folder, plan.shard)
+        found = collections.Counter(table.column("status").to_pylist())
         if found.total() != plan.rows:
             raise CurateError(
                 f"{folder}: shard {plan.shard} has {found.total()} rows in its ledger, but {plan.rows} were planned. "
                 f"Remove its ledger and run the same command again."
             )
         statuses += found
-        tar, ledger_name = shards.tar_name(plan.shard), shards.ledger_name(plan.shard)
+        tar, own = ledger.tar_name(plan.shard), ledger.ledger_name(plan.shard)
         sizes[tar] = found[OK]
-        record["sha256"][f"shards/{tar}"] = shards.tar_sha256(ledger)
-        record["sha256"][f"shards/{ledger_name}"] = storage.sha256(storage.join(folder, ledger_name))
+        record["sha256"][f"shards/{tar}"] = ledger.tar_sha256(table)
+        record["sha256"][f"shards/{own}"] = storage.sha256(storage.join(folder, own))
     record["samples"] = dict(sorted(statuses.items()))
-    shards.write_sizes(folder, sizes)
+    ledger.write_sizes(folder, sizes)
     record["sha256"]["shards/sizes.json"] = storage.sha256(storage.join(folder, "sizes.json"))

@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import shards, storage
-from pipeline.fetch import FetchPolicy
-from pipeline.images import ImageOptions
+from pipeline import ledger, storage
+from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pieces import Piece, batches
 
 #: What a shard needs of a row beyond these is optional: a pool may lack it.
@@ -123,8 +122,10 @@ def read_plan(plan: ShardPlan, folder: str) -> pa.Table:
 def make_shard(plan: ShardPlan, step: ImageStep, _planned: object = None) -> None:
     """Fetches and writes the shard, unless it is there and whole."""
     folder = storage.join(step.folder, "shards")
-    if shards.shard_is_whole(folder, plan.shard):
+    if ledger.shard_is_whole(folder, plan.shard):
         return
+    from pipeline import shards  # workers alone need it, and what it brings
+
     report = progress_writer(step.folder, plan.shard)
     statuses = shards.write_shard(
         plan.shard, read_plan(plan, step.folder), folder, step.fetch, step.images, step.samples, report

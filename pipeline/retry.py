@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from metadata.errors import CurateError
-from pipeline import folder, manifest, planning, progress, shards, storage
-from pipeline.fetch import FetchPolicy
-from pipeline.images import ImageOptions
+from pipeline import folder, ledger, manifest, planning, progress, storage
+from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import open_pool
 
 Statuses = collections.Counter[str]
@@ -69,9 +68,10 @@ def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
 def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:
     """Fetches again what of one shard ended as one of `statuses`."""
     folder = storage.join(step.folder, "shards")
-    ledger = shards.read_ledger(folder, plan.shard)
-    if statuses.isdisjoint(ledger.column("status").to_pylist()):
+    if statuses.isdisjoint(ledger.read_ledger(folder, plan.shard).column("status").to_pylist()):
         return
+    from pipeline import shards  # workers alone need it, and what it brings
+
     report = planning.progress_writer(step.folder, plan.shard)
     shards.retry_shard(
         plan.shard,

@@ -17,28 +17,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from metadata.errors import CurateError
 from pipeline import storage, tars
-from pipeline.fetch import Fetched, FetchPolicy, fetch_all
-from pipeline.images import ImageOptions, ImageProcessor
+from pipeline.fetch import Fetched, fetch_all
+from pipeline.images import ImageProcessor
+from pipeline.ledger import LEDGER_SCHEMA, found_ledger, ledger_name, shard_is_whole, tar_name
+from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.samples import Row, rows, sample_blocks, sample_key
 from pipeline.statuses import OK
-
-LEDGER_SCHEMA = pa.schema(
-    [
-        ("uid", pa.string()),
-        ("url", pa.string()),
-        ("key", pa.string()),  # of the sample, if it is in the tar
-        ("status", pa.string()),  # see pipeline/statuses.py
-        ("attempts", pa.int32()),  # tries in which a server was contacted, of all runs together
-        ("bytes", pa.int64()),  # of the body that arrived last, 0 if none did
-        ("sha256", pa.string()),  # of that body, null if none arrived
-        ("width", pa.int32()),  # pixels of the image in the tar, null if none is
-        ("height", pa.int32()),
-    ]
-)
 
 Statuses = collections.Counter[str]
 Progress = Callable[[Statuses], None]
@@ -58,16 +45,6 @@ class Outcome(NamedTuple):
 
 
 _LEDGER_FIELDS = Outcome._fields[:6]
-
-
-def tar_name(shard: int) -> str:
-    """The name of a shard's tar."""
-    return f"{shard:08d}.tar"
-
-
-def ledger_name(shard: int) -> str:
-    """The name of a shard's ledger."""
-    return f"{shard:08d}.parquet"
 
 
 def write_shard(
@@ -131,7 +108,7 @@ def retry_shard(
     Raises:
         CurateError: the shard was made from another plan.
     """
-    ledger = _found_ledger(folder, shard)
+    ledger = found_ledger(folder, shard)
     old = [] if ledger is None else [Outcome(*row.values()) for row in ledger.select(_LEDGER_FIELDS).to_pylist()]
     before = collections.Counter(outcome.status for outcome in old)
     again = [index for index, outcome in enumerate(old) if outcome.status in statuses - {OK}]
@@ -152,44 +129,6 @@ def retry_shard(
         if any(outcome.length for outcome in outcomes):
             tar = _merge_tar(storage.join(folder, tar_name(shard)), keys, outcomes, scratch)
     return before, _write_ledger(folder, shard, keys, planned, outcomes, tar)
-
-
-def read_ledger(folder: str, shard: int) -> pa.Table:
-    """A shard's ledger, of LEDGER_SCHEMA."""
-    return pq.read_table(pa.BufferReader(storage.read(storage.join(folder, ledger_name(shard)))))
-
-
-def tar_sha256(ledger: pa.Table) -> str:
-    """The sha256 that a ledger gives for its tar."""
-    return ledger.schema.metadata[b"tar_sha256"].decode()
-
-
-def shard_is_whole(folder: str, shard: int, deep: bool = False) -> bool:
-    """Whether the ledger is there, and the tar with the size that it gives; `deep` compares the tar's sha256 too."""
-    path = storage.join(folder, tar_name(shard))
-    ledger = _found_ledger(folder, shard)
-    if ledger is None or not storage.exists(path):
-        return False
-    fs, name = storage.filesystem(path)
-    whole = ledger.schema.metadata[b"tar_bytes"] == b"%d" % fs.size(name)
-    return whole and (not deep or tar_sha256(ledger) == storage.sha256(path))
-
-
-def write_sizes(folder: str, sizes: Mapping[str, int]) -> None:
-    """Writes sizes.json, the number of samples by tar name, from which open_clip's trainer has a data set's size.
-
-    Shards without samples are in it, with 0.
-    """
-    storage.write_json(storage.join(folder, "sizes.json"), dict(sorted(sizes.items())))
-
-
-def _found_ledger(folder: str, shard: int) -> pa.Table | None:
-    """The ledger, or None where there is none that `_write_ledger` wrote."""
-    try:
-        ledger = read_ledger(folder, shard)
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
-    return ledger if b"tar_bytes" in (ledger.schema.metadata or {}) else None
 
 
 @contextlib.contextmanager

@@ -1,53 +1,149 @@
 """Beam's local runner over worker processes of our own: forked in milliseconds, and missed when they die.
 
 FnApiRunner's own multi_processing mode starts a fresh interpreter per worker (about 1.5 s) and, when one dies (out of
-memory, a segmentation fault in an image decoder), waits for it for ever. Here the standard library's forkserver imports
-Beam once, beside the driver's own start-up, and each worker is a fork of it; the runner is told at once of a death.
+memory, a segmentation fault in an image decoder), waits for it for ever. Here the driver has a nursery: a process that
+is forked from it as soon as it has imported Beam, while it still has one thread, and that forks the workers. So Beam is
+imported once, its memory is shared by all, and the runner is told at once of a death.
 """
 
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import itertools
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import signal
-import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
 
 from pipeline.failures import marked
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+#: What workers need whatever they do.
+_PRELOAD = ["pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute", "pyarrow.parquet"]
 
-#: What workers need whatever they do. Imported in the fork server, so each worker has it for nothing.
-_PRELOAD = [
-    "pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute",
-    "pyarrow.parquet",
-]  # fmt: skip
+#: Workers compute on one thread each: the number of workers is what bounds the cores in use.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+#: Seconds that a worker has to end by itself when its work is done.
+_PATIENCE_S = 5.0
+
+_MALLOPT_ARENA_MAX = -8  # of glibc's malloc.h
 
 
-def start_fork_server(preload: list[str]) -> None:
-    """Starts the process that workers are forked from; it imports Beam and `preload` while the caller goes on.
+class _Birth(NamedTuple):
+    """The driver's order: fork a worker that serves the runner at that address."""
 
-    Call it first thing, before Beam is imported, so that both imports run side by side. Workers compute on one thread
-    each: the number of workers is what bounds the cores in use.
+    number: int
+    control_address: str
+    worker_id: str
+
+
+class _Death(NamedTuple):
+    """The nursery's answer, whenever it comes; `code` as multiprocessing has it, negative for a signal."""
+
+    number: int
+    pid: int
+    code: int
+
+
+class _Nursery:
+    """The driver's side: orders workers and hears of their deaths."""
+
+    def __init__(self, preload: Sequence[str]) -> None:
+        self.numbers = itertools.count()
+        self.mourners: dict[int, Callable[[_Death], None]] = {}
+        before = {name: os.environ.get(name) for name in _ONE_THREAD}
+        os.environ.update(_ONE_THREAD)  # read when numpy is imported, here or there
+        try:
+            for name in ("pipeline.light_beam", *_PRELOAD):
+                importlib.import_module(name)
+            gc.collect()
+            gc.freeze()  # a collection writes to all that it visits, and what is written is shared no longer
+            # A copy of a process has only the thread that copied it; locks that others held stay locked in it for ever.
+            context: Any = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
+            self.connection, theirs = context.Pipe()
+            context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
+            atexit.register(self.connection.send, None)  # before Python, at its exit, waits for the nursery's end
+            theirs.close()
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def fork(self, control_address: str, worker_id: str, mourn: Callable[[_Death], None]) -> None:
+        """Has a worker forked; `mourn` is called in another thread when it has ended, however it has."""
+        birth = _Birth(next(self.numbers), control_address, worker_id)
+        self.mourners[birth.number] = mourn
+        with contextlib.suppress(OSError):  # a nursery that is gone is told of by the listener
+            self.connection.send(birth)
+
+    def _listen(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                death = self.connection.recv()
+                self.mourners.pop(death.number)(death)
+        for number in list(self.mourners):  # the nursery has died, and its workers with it
+            self.mourners.pop(number)(_Death(number, 0, -signal.SIGKILL))
+
+
+_nursery: _Nursery | None = None
+
+
+def start_nursery(preload: Sequence[str] = ()) -> None:
+    """Imports Beam and starts the process that workers are forked from, which goes on to import `preload`.
+
+    Call it first thing: it is quick and shares memory only while the caller has one thread. Later calls do nothing.
     """
-    # Two malloc arenas: with one for every thread, a worker that fetches images takes an eighth more memory.
-    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        _CONTEXT.set_forkserver_preload([*_PRELOAD, *preload, "pipeline.frozen"])
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    global _nursery
+    _nursery = _nursery or _Nursery(preload)
+
+
+def _tend(orders: Connection, preload: list[str]) -> None:
+    """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):  # or a reader of the driver's output would wait for these processes too
+        os.dup2(nowhere, stream)
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_MALLOPT_ARENA_MAX, 2)  # with one for every thread, a worker that fetches takes an eighth more memory
+    for name in ("pipeline.light_beam", *_PRELOAD, *preload):
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    fork = multiprocessing.get_context("fork")
+    workers: dict[int, tuple[int, BaseProcess]] = {}
+    while True:
+        for ready in wait([orders, driver.sentinel, *workers]):
+            if isinstance(ready, int) and ready in workers:
+                number, worker = workers.pop(ready)
+                worker.join()
+                with contextlib.suppress(OSError):
+                    orders.send(_Death(number, worker.pid or 0, worker.exitcode or 0))
+                continue
+            try:
+                birth = orders.recv() if ready is orders else None
+            except EOFError:
+                birth = None
+            if birth is None:
+                for _, worker in workers.values():
+                    worker.kill()
+                os._exit(0)
+            worker = fork.Process(target=_work, args=(birth.control_address, birth.worker_id), daemon=True)
+            worker.start()
+            workers[worker.sentinel] = birth.number, worker
 
 
 def _work(control_address: str, worker_id: str) -> None:
-    """The life of one worker: serve the runner until it hangs up, and never outlive the driver."""
+    """The life of one worker: serve the runner until it hangs up, and never outlive the nursery."""
     import pyarrow as pa
     from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
         DATA_BUFFER_TIME_LIMIT_MS,
@@ -55,19 +151,17 @@ def _work(control_address: str, worker_id: str) -> None:
     )
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     pa.set_cpu_count(1)
-    driver = multiprocessing.parent_process()
-    assert driver is not None
+    nursery = multiprocessing.parent_process()
+    assert nursery is not None
 
-    def follow_driver() -> None:
-        driver.join()
+    def follow() -> None:
+        nursery.join()
         os._exit(1)
 
-    threading.Thread(target=follow_driver, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
     SdkHarness(
         control_address,
         worker_id=worker_id,
@@ -83,6 +177,7 @@ def local_runner(workers: int):
     Returns:
         An apache_beam runner. When a worker dies the run raises RuntimeError within a second, naming the signal.
     """
+    start_nursery()
     from apache_beam.portability.api import beam_fn_api_pb2
     from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
     from apache_beam.transforms import environments
@@ -108,39 +203,41 @@ def local_runner(workers: int):
             super().__init__(state, provision_info, grpc_server)
 
         def start_worker(self) -> None:
-            self.stopping = False
-            self.process = _CONTEXT.Process(target=_work, args=(self.control_address, self.worker_id), daemon=True)
-            self.process.start()
-            threading.Thread(target=self._watch, daemon=True).start()
+            self.stopping, self.gone = False, threading.Event()
+            assert _nursery is not None
+            _nursery.fork(self.control_address, self.worker_id, self._mourn)
 
         def stop_worker(self) -> None:
-            self.process.join(timeout=5)
-            if self.process.is_alive():
-                self.process.kill()
+            self.gone.wait(_PATIENCE_S)  # one that doesn't end ends with the driver
 
         def close(self) -> None:
             self.stopping = True
             super().close()
 
-        def _watch(self) -> None:
-            self.process.join()
+        def _mourn(self, death: _Death) -> None:
+            self.gone.set()
             if self.stopping:
                 return
-            # Every instruction the worker was given gets an error for an answer: that, not an exception in a thread,
-            # is what the runner's waiting loops look at.
-            conn = self.control_conn
-            message = _epitaph(self.process)
-            for instruction_id, future in list(conn._futures_by_id.items()):
-                future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction_id, error=message))
+            # Every instruction that the worker was given, or will be, gets an error for an answer: that, not an
+            # exception in a thread, is what the runner's waiting loops look at.
+            connection, error = self.control_conn, _epitaph(death)
+
+            def refuse(request):
+                return worker_handlers.ControlFuture("", beam_fn_api_pb2.InstructionResponse(error=error))
+
+            connection.push = refuse  # type: ignore[method-assign]
+            time.sleep(0.1)  # one that was being pushed just now is among the waiting then
+            for instruction, future in list(connection._futures_by_id.items()):
+                future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=error))
 
     return fn_runner.FnApiRunner(default_environment=ForkedWorkers.default())
 
 
-def _epitaph(process: BaseProcess) -> str:
-    code = process.exitcode
-    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
-    hint = " This is what the kernel does when memory runs out: try fewer --workers." if code == -signal.SIGKILL else ""
+def _epitaph(death: _Death) -> str:
+    who = f"a worker process (pid {death.pid})" if death.pid else "the process that workers are forked from"
+    how = f"was killed by {signal.Signals(-death.code).name}" if death.code < 0 else f"ended with code {death.code}"
+    hint = " This is what the kernel does when memory runs out: try fewer --workers." if death.code == -9 else ""
     return marked(
-        f"local runner: a worker process (pid {process.pid}) {how} in the middle of its work.{hint} "
+        f"local runner: {who} {how} in the middle of its work.{hint} "
         f"What is finished is kept: run the same command again to go on."
     )

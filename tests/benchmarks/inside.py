@@ -38,7 +38,7 @@ def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, ho
     engines.warm_up(images=bool(host))
     from filters.recipes import open_recipe
     from pipeline.curate import Request, curate
-    from pipeline.fetch import FetchPolicy
+    from pipeline.options import FetchPolicy
 
     def work(number: int) -> None:
         run, fetch = engines.run_with("local", workers, []), FetchPolicy(allow_hosts=frozenset({host}))
@@ -100,7 +100,7 @@ def _resize(name: str) -> int:
     return len(resizer(io.BytesIO(body(name)))[0])
 
 
-def main(kind: str, *args: str) -> None:
+def main(kind: str, *args: str) -> int:
     if kind == "resize":
         seconds = resize_runs(args[0], *map(int, args[1:]))
     elif kind == "loop":
@@ -111,7 +111,10 @@ def main(kind: str, *args: str) -> None:
     else:
         seconds = curate_runs(args[0], args[1], int(args[2]), int(args[3]), *args[4:])
     print(json.dumps(seconds))
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from jobs.cli import leave_with
+
+    leave_with(lambda: main(*sys.argv[1:]))

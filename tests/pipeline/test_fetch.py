@@ -15,7 +15,8 @@ import trustme
 
 from metadata.errors import CurateError
 from pipeline import addresses, fetch
-from pipeline.fetch import Fetched, FetchPolicy, fetch_all, opted_out, retry_after_s
+from pipeline.fetch import Fetched, fetch_all, opted_out, retry_after_s
+from pipeline.options import FetchPolicy
 from pipeline.statuses import STATUSES
 from tests.hostile_server import HostileServer
 

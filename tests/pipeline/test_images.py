@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.images import ImageOptions, ImageProcessor, Picture, face_boxes
+from pipeline.images import ImageProcessor, Picture, face_boxes
+from pipeline.options import ImageOptions
 from pipeline.statuses import STATUSES
 
 FACE = [[0.2, 0.3, 0.4, 0.6]]

@@ -20,10 +20,12 @@ import pytest
 
 from metadata.errors import CurateError
 from pipeline import shards, storage
-from pipeline.fetch import Fetched, FetchPolicy
-from pipeline.images import ImageOptions, ImageProcessor
+from pipeline.fetch import Fetched
+from pipeline.images import ImageProcessor
+from pipeline.ledger import LEDGER_SCHEMA, read_ledger, shard_is_whole, write_sizes
+from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.samples import sample_key
-from pipeline.shards import read_ledger, retry_shard, shard_is_whole, write_shard, write_sizes
+from pipeline.shards import retry_shard, write_shard
 
 SAMPLES = 1000
 FACE = [[0.2, 0.3, 0.4, 0.6]]
@@ -146,7 +148,7 @@ def test_every_row_is_in_the_ledger_and_every_good_one_in_the_tar(server, mixed,
     assert counts == MIXED
     assert sorted(os.listdir(tmp_path)) == ["00000007.parquet", "00000007.tar"]
     ledger = read_ledger(str(tmp_path), 7)
-    assert ledger.schema.equals(shards.LEDGER_SCHEMA)
+    assert ledger.schema.equals(LEDGER_SCHEMA)
     lines = ledger.to_pylist()
     assert [line["uid"] for line in lines] == mixed["uid"].to_pylist()
     assert [line["url"] for line in lines] == mixed["url"].to_pylist()
@@ -288,7 +290,7 @@ def test_a_shard_without_samples_is_a_tar_without_members(rows, tmp_path, monkey
     assert members(tmp_path / "00000000.tar") == {}
     assert list(webdataset.WebDataset(str(tmp_path / "00000000.tar"), shardshuffle=False, empty_check=False)) == []
     assert shard_is_whole(str(tmp_path), 0, deep=True)
-    assert read_ledger(str(tmp_path), 0).schema.equals(shards.LEDGER_SCHEMA)
+    assert read_ledger(str(tmp_path), 0).schema.equals(LEDGER_SCHEMA)
 
 
 # What goes wrong.
