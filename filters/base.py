@@ -1,26 +1,59 @@
 """The contracts of curation: a Filter decides row by row, a Fit must first see every row that reaches it.
 
-Nothing here or beside it knows of files, models' homes or Beam: batches of Arrow columns go in, booleans come out.
+A Scorer adds a column that is costly, and a Tally counts what became of it. Nothing here or beside it knows of files,
+models' homes or Beam: batches of Arrow columns go in, booleans come out.
 """
 
 import abc
 import dataclasses
 import re
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
+
+
+class Scorer(abc.ABC):
+    """Adds a column that is costly to work out: it is done once a row, kept, and then read like any other column.
+
+    Subclasses are frozen dataclasses. Only rows that reach the step that asks for the column are scored.
+    """
+
+    #: Name of the column it adds; no two scorers of a recipe share one, unless they are equal.
+    column: str
+    #: Names of the columns that it reads: the pool's, or those of scorers before it.
+    columns: tuple[str, ...]
+
+    def build(self) -> pa.Buffer:
+        """What every worker needs to score, made once by the driver and kept as a file; empty where that is nothing."""
+        return pa.py_buffer(b"")
+
+    @abc.abstractmethod
+    def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
+        """The function that scores a batch: of shape (batch.num_rows,). Called once a process; `built` may be mapped."""
 
 
 class Step(abc.ABC):
     """One line of a recipe. Subclasses are frozen dataclasses whose fields are the recipe's parameters."""
 
-    #: Names of the pool's columns that the step reads.
+    #: Names of the columns that the step reads: the pool's and its scorers'.
     columns: tuple[str, ...]
+    #: What works out those of its columns that the pool does not have, in the order in which it must be done.
+    scorers: tuple[Scorer, ...] = ()
 
     @property
     def name(self) -> str:
         """What recipes and manifests call it: the class's name in snake case, so CaptionLength is caption_length."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def with_files(self, files: Mapping[str, str]) -> "Step":
+        """Itself, with what it needs of files read: the driver's preparation of a run, before anything is described.
+
+        Args:
+            files: paths by the names that a recipe may give instead of a path.
+        """
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Its parameters as JSON: what a manifest records and what a run's identity is made of."""
@@ -33,6 +66,10 @@ class Filter(Step):
     @abc.abstractmethod
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """Boolean without nulls, shape (batch.num_rows,): True stays. A null value in a column it reads is dropped."""
+
+    def tally(self) -> "Tally | None":
+        """What is to be counted once the rows are chosen; a Fit that finishes as a filter with one `tells` of it."""
+        return None
 
 
 class Fit(Step):
@@ -60,3 +97,44 @@ class Fit(Step):
     @abc.abstractmethod
     def finish(self, state: Any) -> "Filter | Fit":
         """The filter with its numbers filled in, or the Fit of the next pass."""
+
+    #: Whether what it finishes as has a tally, and `tell` makes something of that.
+    tells: ClassVar[bool] = False
+
+    def tell(self, tally: dict[str, np.ndarray], fitted: dict[str, Any]) -> "Told":
+        """What a run tells of the step: made by the driver when all is counted.
+
+        Args:
+            tally: the state of the tally over the whole pool.
+            fitted: what the filter describes itself as.
+        """
+        raise NotImplementedError(f"{self.name} tells nothing")
+
+
+class Tally(abc.ABC):
+    """Counts over one scorer's column, of the rows that reached a step and of those among them that a run keeps.
+
+    Its state is a dict of arrays, and the law of fits holds for it.
+    """
+
+    column: str
+
+    @abc.abstractmethod
+    def empty(self) -> dict[str, np.ndarray]:
+        """The state before any row."""
+
+    @abc.abstractmethod
+    def add(self, state: dict[str, np.ndarray], values: pa.Array, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """`state` with those rows in it: their values, and bool of the same length for which of them the run keeps."""
+
+    def merge(self, state: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Both states' rows in one: sums."""
+        return {name: state[name] + other[name] for name in state}
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What a step leaves beside the choice: JSON for the manifest, and files of the run's folder by name."""
+
+    record: dict[str, Any]
+    files: dict[str, bytes]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from filters.base import Filter
+from filters.base import Filter, Scorer
 from metadata.errors import CurateError, unknown
 
 #: fastText's published language identifiers by sha256. No other file is read: its loader trusts every length that it
@@ -68,6 +68,35 @@ class Language(Filter):
             return bool(best) and best[0][1] == wanted
 
         return _keep(batch, fits)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionLanguage(Scorer):
+    """Adds `caption_language`: string, the label that fastText's identifier ranks first, as in Language; null for null.
+
+    Args:
+        model: as in Language.
+    """
+
+    model: str | None = None
+    column = "caption_language"
+    columns = ("text",)
+
+    def describe(self) -> dict[str, Any]:
+        """The model, by its published name and sha256."""
+        sha256, _ = _fasttext(self.model)
+        return {"model": MODELS[sha256], "sha256": sha256}
+
+    def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
+        _, predict = _fasttext(self.model)
+
+        def label(text: str | None) -> str | None:
+            if text is None:
+                return None
+            best = predict(text.replace("\n", " ") + "\n", 1, 0.0, "strict")
+            return best[0][1].removeprefix(_LABEL) if best else None
+
+        return lambda batch: pa.array(map(label, batch.column("text").to_pylist()), pa.string())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
@@ -39,6 +40,7 @@ STEPS: dict[str, type[Step]] = {
     "cld3": Cld3,
     "clip_score": ClipScore,
     "where": Where,
+    "balance": Balance,
 }
 
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}
@@ -145,6 +147,7 @@ def _parameters(made: type[Step], given: dict, where: str) -> dict[str, Any]:
 
 def _typed(value: Any, kind: Any, name: str, where: str) -> Any:
     """`value`, if it is of the type; a whole number will do for any number, true and false for none."""
+    kind = next((part for part in typing.get_args(kind) if part is not type(None)), kind)  # of `X | None`
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float)):

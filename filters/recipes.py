@@ -1,16 +1,18 @@
 """Recipes: named lists of steps that choose a subset of a pool."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from filters.base import Filter, Step
+from filters.balance import Balance
+from filters.base import Filter, Scorer, Step
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.language import Cld3, Language
 from filters.sizes import AspectRatio, ImageSize
-from metadata.errors import unknown
+from metadata.errors import CurateError, unknown
 
 
 class Published(NamedTuple):
@@ -40,6 +42,12 @@ class Recipe:
     rows_at_small: str = ""
     expected: tuple[Published, ...] = ()
     samples_per_shard: int = 10_000
+
+    def __post_init__(self) -> None:
+        for number, step in enumerate(self.steps, 1):
+            if isinstance(step, Balance) and number < len(self.steps):
+                raise CurateError(f"recipe {self.name}: balance is step {number} of {len(self.steps)}, but it must be the "
+                                  f"last, as its counts are of what the run keeps. Put it at the end.")
 
 
 DATACOMP = "DataComp (arXiv:2304.14108)"
@@ -71,18 +79,41 @@ RECIPES = {
             f"{DATACOMP}, after LAION-5B (arXiv:2210.08402)", "1.3M",
             (Published("small", 0.031, 0.133), Published("medium", 0.230, 0.292), Published("large", 0.553, 0.501)),
         ),
+        Recipe(
+            "metaclip", (Language(), Balance(t=20_000)),
+            "Keeps English captions that match an entry, and of the entries with more than 20,000 matches about that many.",
+            "MetaCLIP (arXiv:2309.16671)",
+        ),
+        Recipe(
+            "metaclip_tail", (Language(), Balance(tail_share=0.06)),
+            "The same with t at the count that leaves the tail 6 percent of the matches, whatever the pool's size.",
+            "MetaCLIP (arXiv:2309.16671), its larger set",
+        ),
+        Recipe(
+            "metaclip_worldwide", (Balance("worldwide", t=170_000),),
+            "Balances each language by its own entries, with a t that leaves each tail the share that English's has.",
+            "MetaCLIP 2 (arXiv:2507.22062)",
+        ),
+        Recipe(
+            "clip_score_balanced", (ClipScoreFraction("l14", 0.3), Balance(tail_share=0.06)),
+            "Keeps the 30 percent that fit best in the eyes of CLIP ViT-L/14, balanced so that the tail has 6 percent.",
+            f"{DATACOMP}, then MetaCLIP (arXiv:2309.16671)",
+        ),
     )
 }  # fmt: skip
 
-#: The best of these at every scale that was published.
-DEFAULT = "clip_score_l14_30_percent"
+#: What the command is for: the pairs that fit, with frequent things kept from drowning the rest.
+DEFAULT = "clip_score_balanced"
 
 
-def open_recipe(name_or_path: str) -> Recipe:
+def open_recipe(name_or_path: str, files: Mapping[str, str]) -> Recipe:
     """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.
 
+    Args:
+        files: paths by the names that steps may give instead, such as the entry lists `default` and `worldwide`.
+
     Raises:
-        CurateError: no such recipe or file, the file is not a recipe, or a step lacks a model or package.
+        CurateError: no such recipe or file, the file is not a recipe, or a step lacks a file, model or package.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         from filters import recipe_file  # needs YAML and more, which a recipe by name does not
@@ -92,13 +123,21 @@ def open_recipe(name_or_path: str) -> Recipe:
         recipe = RECIPES[name_or_path]
     else:
         raise unknown("recipe", name_or_path, [*RECIPES, "or the path of a .yaml file"])
+    recipe = dataclasses.replace(recipe, steps=tuple(step.with_files(files) for step in recipe.steps))
     describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
     return recipe
 
 
+def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
+    """What works out columns for its steps, each once, in the order in which it must be done."""
+    return tuple(dict.fromkeys(scorer for step in recipe.steps for scorer in step.scorers))
+
+
 def recipe_columns(recipe: Recipe) -> tuple[str, ...]:
-    """The columns its steps read, each once, in the order they are first read."""
-    return tuple(dict.fromkeys(column for step in recipe.steps for column in step.columns))
+    """The pool's columns that its steps and their scorers read, each once, in the order they are first read."""
+    made = {scorer.column for scorer in scorers(recipe)}
+    read = [column for step in recipe.steps for reader in (*step.scorers, step) for column in reader.columns]
+    return tuple(column for column in dict.fromkeys(read) if column not in made)
 
 
 def check(recipe: Recipe, schema: pa.Schema) -> None:
@@ -107,9 +146,10 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
     Raises:
         CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
     """
+    made = {scorer.column for scorer in scorers(recipe)}
     for step in recipe.steps:
-        for column in step.columns:
-            if column not in schema.names:
+        for column in (column for reader in (*step.scorers, step) for column in reader.columns):
+            if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
         if isinstance(step, Filter):
             step.keep(pa.RecordBatch.from_pylist([], schema=schema))

@@ -1,14 +1,18 @@
 """The main job on one screen: from a pool to a subset and shards."""
 
 import dataclasses
+import hashlib
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from filters import recipes
-from filters.base import Fit
+from filters.base import Fit, Step
 from metadata.errors import CurateError
-from pipeline import folder, manifest, pieces, planning, progress, select, storage
+from pipeline import folder, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
@@ -100,6 +104,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         folder=request.out,
         checkpoints=tuple(n for n, step in enumerate(steps) if n and isinstance(step, Fit)),
         kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid"),
+        scorers=recipes.scorers(request.recipe),
         partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
         keep_dropped=request.keep_dropped,
     )
@@ -119,21 +124,47 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         done = [*storage.names(storage.join(work, "passes")), *storage.names(storage.join(work, "select"))]
         return sum(rows.get(name.partition(".")[0], 0) for name in done), ""
 
-    if len(storage.names(storage.join(work, "subset"))) < choice.partitions:
+    scores.build(choice.scorers, request.out)
+    if not _is_chosen(choice, steps):
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
     counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
     warnings = _check_kept(counts, request.min_kept)
     hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
+    fitted = storage.read_json(select.fitted_path(request.out))
     record = {
         "finished": "subset",
-        "fitted": storage.read_json(select.fitted_path(request.out)),
+        "fitted": fitted,
         "rows": counts,
         "warnings": warnings,
+        "told": _tell(steps, fitted, request.out, hashes),
         "versions": manifest.versions(),
         "sha256": hashes,
     }
     return record, kept
+
+
+def _is_chosen(choice: select.Choice, steps: Sequence[Step]) -> bool:
+    """Whether all that the choice writes is there."""
+    files = [select.subset_path(n, choice.folder) for n in range(choice.partitions)]
+    files += [select.tally_path(n, choice.folder) for n, step in enumerate(steps) if isinstance(step, Fit) and step.tells]
+    return all(map(storage.exists, (*files, select.fitted_path(choice.folder))))
+
+
+def _tell(
+    steps: Sequence[Step], fitted: Sequence[Mapping[str, Any]], folder: str, hashes: dict[str, str]
+) -> dict[str, Any]:
+    """Writes what steps leave beside the choice, and adds the files' hashes; gives what they tell the manifest."""
+    records = {}
+    for number, step in enumerate(steps):
+        if isinstance(step, Fit) and step.tells:
+            with np.load(io.BytesIO(storage.read(select.tally_path(number, folder))), allow_pickle=False) as tally:
+                told = step.tell(dict(tally), fitted[number][step.name])
+            records[step.name] = told.record
+            for name, data in told.files.items():
+                storage.write(storage.join(folder, name), data)
+                hashes[name] = hashlib.sha256(data).hexdigest()
+    return records
 
 
 def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:

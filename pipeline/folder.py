@@ -10,7 +10,9 @@ from metadata.errors import CurateError
 from pipeline import storage
 
 #: Everything a run writes beside run.json; nothing else in a folder is ever touched.
-OUTPUTS = ("manifest.json", "subset.npy", "kept", "dropped", "shards", "work")
+OUTPUTS = (
+    "manifest.json", "subset.npy", "kept", "dropped", "shards", "work", "entry_counts.parquet", "balance.svg",
+)  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 Every function writes whole files under the run's folder, named by the piece, and does nothing where they are there
 already: a run that was killed continues, and a runner may run any piece twice.
 
+    work/scores/COLUMN/       columns that scorers added, see pipeline.scores
     work/passes/NNNNNN.S.P    empty: pass P of the fit that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones
@@ -21,11 +22,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters.base import Filter, Fit
+from filters.base import Filter, Fit, Scorer
 from metadata import uids
 from metadata.errors import CurateError
 from pipeline import storage
 from pipeline.pieces import Piece, batches
+from pipeline.scores import Scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Choice:
         folder: the run's folder.
         checkpoints: numbers of steps after which each row's fate is kept, because a Fit comes next: its passes and what
             follows start there, and a costly step runs once.
-        kept_columns: what kept/ has beside the uid.
+        kept_columns: the pool's columns that kept/ has beside the uid.
+        scorers: what works out the columns that kept/ has besides.
         partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
         keep_dropped: dropped uids are written too.
     """
@@ -46,12 +49,18 @@ class Choice:
     kept_columns: tuple[str, ...]
     partitions: int
     keep_dropped: bool = False
+    scorers: tuple[Scorer, ...] = ()
 
 
-def apply(filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, first: int = 0) -> None:
+def apply(
+    filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, first: int, first_row: int, scores: Scores
+) -> None:
     """Writes into `fate` (uint8, 0 for rows still in) which filter drops which row, counted from `first` + 1.
 
-    Each filter is given only the rows that are left, so costly ones see few.
+    Each filter is given only the rows that are left, so costly ones, and scorers, see few.
+
+    Args:
+        first_row: number of the batch's first row in its piece.
     """
     if not filters:
         return
@@ -61,6 +70,7 @@ def apply(filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, fi
     for number, step in enumerate(filters, first + 1):
         if not batch.num_rows:
             return
+        batch = scores.complete(batch, alive + first_row, step.scorers)
         keep = np.asarray(step.keep(batch))
         if keep.dtype != np.bool_ or keep.shape != (batch.num_rows,):
             raise TypeError(f"{step.name}.keep gave {keep.dtype}{keep.shape} for {batch.num_rows} rows")
@@ -71,18 +81,23 @@ def apply(filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, fi
 
 
 def walk(
-    piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice
-) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """The piece's batches with `columns`, and each row's fate after `filters`, from the last checkpoint there is."""
+    piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice, scores: Scores
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, int]]:
+    """The piece's batches, each row's fate after `filters` from the last checkpoint there is, and the first row's number.
+
+    A batch has the pool's columns among `columns`, and those that the filters and their scorers read.
+    """
     start, known = _checkpoint(piece, len(filters), choice)
     ahead = filters[start:]
-    needed = list(dict.fromkeys([*columns, *(c for step in ahead for c in step.columns)]))
+    readers = [reader for step in ahead for reader in (*step.scorers, step)]
+    made = {scorer.column for scorer in choice.scorers}
+    needed = dict.fromkeys(c for c in (*columns, *(c for each in readers for c in each.columns)) if c not in made)
     offset = 0
     for batch in batches(piece, needed or ["uid"]):
         fate = np.zeros(batch.num_rows, np.uint8) if known is None else known[offset : offset + batch.num_rows].copy()
-        apply(ahead, batch, fate, start)
+        apply(ahead, batch, fate, start, offset, scores)
+        yield batch, fate, offset
         offset += batch.num_rows
-        yield batch, fate
     if offset != piece.rows:
         raise CurateError(f"{piece.path}: {offset} rows came, but its footer says {piece.rows}. Fetch the file again.")
 
@@ -100,13 +115,16 @@ def _checkpoint(piece: Piece, steps: int, choice: Choice) -> tuple[int, np.ndarr
 
 def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
     """The fit's state after the piece's rows that pass `filters`."""
-    state, fates = fit.empty(), []
-    for batch, fate in walk(piece, filters, fit.columns, choice):
+    state, fates, scores = fit.empty(), [], Scores(piece, choice.folder)
+    read = [column for reader in (*fit.scorers, fit) for column in reader.columns]
+    for batch, fate, offset in walk(piece, filters, read, choice, scores):
         fates.append(fate)
-        alive = fate == 0
-        state = fit.add(state, batch if alive.all() else batch.filter(pa.array(alive)))
+        alive = np.flatnonzero(fate == 0)
+        left = batch if len(alive) == batch.num_rows else batch.take(pa.array(alive))
+        state = fit.add(state, scores.complete(left, alive + offset, fit.scorers))
     if filters and not storage.exists(path := _fate_path(piece, len(filters), choice)):
         _save(path, np.concatenate(fates))
+    scores.keep()
     return state
 
 
@@ -125,28 +143,31 @@ def pass_marker(piece: Piece, name: str, folder: str) -> str:
     return storage.join(folder, "work", "passes", f"{piece.name}.{name}")
 
 
+def _rows_path(piece: Piece, folder: str) -> str:
+    return storage.join(folder, "work", "rows", f"{piece.name}.npy")
+
+
 def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> None:
     """Writes the piece's kept rows, uids and counts."""
     if storage.exists(marker(piece, choice.folder)):
         return
-    fates, words, positions = [], [], []
+    fates, words, positions, scores = [], [], [], Scores(piece, choice.folder)
     with storage.atomic(kept := storage.join(choice.folder, "kept", f"{piece.name}.parquet")) as file:
         writer: pq.ParquetWriter | None = None
-        offset = 0
-        for batch, fate in walk(piece, filters, ["uid", *choice.kept_columns], choice):
-            alive = fate == 0
-            chosen = batch.select(["uid", *choice.kept_columns]).filter(pa.array(alive))
+        for batch, fate, offset in walk(piece, filters, ["uid", *choice.kept_columns], choice, scores):
+            alive = np.flatnonzero(fate == 0)
+            chosen = batch.select(["uid", *choice.kept_columns]).take(pa.array(alive))
+            chosen = scores.complete(chosen, alive + offset, choice.scorers)
             # Uids, captions and scores hardly repeat, so a dictionary of them is only work.
             writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen)
             fates.append(fate)
             words.append(uids.parse(batch.column("uid"), piece.path, piece.first_row + offset))
-            positions.append(np.flatnonzero(alive) + offset)
-            offset += batch.num_rows
+            positions.append(alive + offset)
         assert writer is not None  # a piece has rows
         writer.close()
     fate, word = np.concatenate(fates), np.concatenate(words)
-    _save(storage.join(choice.folder, "work", "rows", f"{piece.name}.npy"), np.concatenate(positions))
+    _save(_rows_path(piece, choice.folder), np.concatenate(positions))
     bounds = _write_uids(piece, word, fate == 0, choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
@@ -161,6 +182,17 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             "sha256": storage.sha256(kept),
         },
     )
+
+
+def tally_piece(piece: Piece, choice: Choice, chosen: Filter) -> dict[str, np.ndarray]:
+    """The state of the filter's tally over the piece, whose rows have been chosen."""
+    tally = chosen.tally()
+    assert tally is not None
+    stored = Scores(piece, choice.folder).stored(tally.column)
+    if stored is None:  # no row of the piece reached the filter
+        return tally.empty()
+    kept = np.load(io.BytesIO(storage.read(_rows_path(piece, choice.folder))), allow_pickle=False)
+    return tally.add(tally.empty(), stored.column("value"), np.isin(stored.column("row").to_numpy(), kept))
 
 
 def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choice) -> list[list[int]]:
@@ -283,3 +315,14 @@ def fitted_path(folder: str) -> str:
 def write_fitted(filters: Sequence[Filter], folder: str) -> None:
     """Records the filters as they were applied, for the manifest."""
     storage.write_json(fitted_path(folder), [{step.name: step.describe()} for step in filters])
+
+
+def tally_path(step: int, folder: str) -> str:
+    """Where the state of a step's tally is."""
+    return storage.join(folder, "work", "tally", f"{step}.npz")
+
+
+def write_tally(state: dict[str, np.ndarray], step: int, folder: str) -> None:
+    """Keeps a tally's state for the driver."""
+    with storage.atomic(tally_path(step, folder)) as file:
+        np.savez(file, **state)

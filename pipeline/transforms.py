@@ -11,13 +11,13 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from filters.base import Fit, Step
+from filters.base import Fit, Step, Tally
 from pipeline import failures, select, storage
 from pipeline.pieces import Piece
 
 
 class _MergeStates(beam.CombineFn):
-    """Merges (fit, state) pairs by the fit's own merge."""
+    """Merges pairs of a Fit, or a Tally, and its state by its own merge."""
 
     def create_accumulator(self):
         return None
@@ -96,6 +96,14 @@ class ChooseRows(beam.PTransform):
             else:
                 filters.append(step)
         selected = pieces | "Select" >> beam.Map(_select_piece, self.choice, *filters)
+        for number, step in enumerate(self.steps):
+            if isinstance(step, Fit) and step.tells:
+                _ = (
+                    selected
+                    | f"Tally{number}" >> beam.Map(_tally_piece, self.choice, filters[number])
+                    | f"MergeTally{number}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
+                    | f"WriteTally{number}" >> beam.Map(_write_tally, number, self.choice)
+                )
         _ = (
             pieces.pipeline
             | "Partitions" >> beam.Create(range(self.choice.partitions))
@@ -105,12 +113,23 @@ class ChooseRows(beam.PTransform):
 
 
 @failures.told
-def _select_piece(piece: Piece, choice: select.Choice, *filters: Any) -> None:
+def _select_piece(piece: Piece, choice: select.Choice, *filters: Any) -> Piece:
     select.select_piece(piece, filters, choice)
+    return piece
 
 
 @failures.told
-def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _selected: list[None]) -> None:
+def _tally_piece(piece: Piece, choice: select.Choice, chosen: Any) -> tuple[Tally, Any]:
+    return chosen.tally(), select.tally_piece(piece, choice, chosen)
+
+
+@failures.told
+def _write_tally(merged: tuple[Tally, Any], number: int, choice: select.Choice) -> None:
+    select.write_tally(merged[1], number, choice.folder)
+
+
+@failures.told
+def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _selected: list[Piece]) -> None:
     select.merge_uids(partition, pieces, choice)
 
 

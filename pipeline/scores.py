@@ -1,0 +1,95 @@
+"""The columns that scorers add: worked out once a row, kept in the run's folder, and read from there afterwards.
+
+    work/built/COLUMN               what the scorer of that column needs on every worker
+    work/scores/COLUMN/NNNNNN.arrow Arrow IPC: `row`, the row of the piece, ascending, and `value`
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from filters.base import Scorer
+from pipeline import storage
+from pipeline.pieces import Piece
+
+
+def build(scorers: Iterable[Scorer], folder: str) -> None:
+    """Writes what workers need to score, where it is not there."""
+    for scorer in scorers:
+        if not storage.exists(path := _built_path(scorer, folder)):
+            storage.write(path, memoryview(scorer.build()))
+
+
+def _built_path(scorer: Scorer, folder: str) -> str:
+    return storage.join(folder, "work", "built", scorer.column)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(scorer: Scorer, folder: str) -> Callable[[pa.RecordBatch], pa.Array]:
+    path = _built_path(scorer, folder)
+    return scorer.load(_mapped(path) if storage.is_local(path) else pa.py_buffer(storage.read(path)))
+
+
+def _mapped(path: str) -> pa.Buffer:
+    """The file as a buffer that every worker on a machine shares."""
+    with pa.memory_map(path) as file:
+        return file.read_buffer()
+
+
+class Scores:
+    """The scorers' columns for the rows of one piece."""
+
+    def __init__(self, piece: Piece, folder: str) -> None:
+        self.piece, self.folder = piece, folder
+        self.kept: dict[str, pa.RecordBatch | None] = {}
+        self.made: dict[str, list[pa.RecordBatch]] = {}
+
+    def complete(self, batch: pa.RecordBatch, rows: np.ndarray, scorers: Sequence[Scorer]) -> pa.RecordBatch:
+        """The batch with the scorers' columns in it: read if they were kept, else worked out.
+
+        Args:
+            rows: int64, shape (batch.num_rows,), ascending: their numbers in the piece.
+        """
+        for scorer in scorers:
+            if scorer.column in batch.schema.names:
+                continue
+            values = self._read(scorer.column, rows)
+            if values is None:
+                values = _load(scorer, self.folder)(batch)
+                made = pa.record_batch({"row": pa.array(rows, pa.int64()), "value": values})
+                self.made.setdefault(scorer.column, []).append(made)
+            batch = batch.append_column(scorer.column, values)
+        return batch
+
+    def _read(self, column: str, rows: np.ndarray) -> pa.Array | None:
+        if (there := self.stored(column)) is None:
+            return None
+        numbers = there.column("row").to_numpy()
+        places = np.searchsorted(numbers, rows)
+        if len(rows) and (places[-1] >= len(numbers) or (numbers[places] != rows).any()):
+            raise RuntimeError(f"{self.piece.path}: rows reach a step that were not scored for it")
+        if len(rows) and places[-1] - places[0] == len(rows) - 1:
+            return there.column("value").slice(places[0], len(rows))
+        return there.column("value").take(pa.array(places))
+
+    def stored(self, column: str) -> pa.RecordBatch | None:
+        """What was kept of a column: `row` and `value`; None where nothing was."""
+        if column not in self.kept:
+            path = self._path(column)
+            self.kept[column] = None
+            if storage.exists(path):
+                data = _mapped(path) if storage.is_local(path) else pa.py_buffer(storage.read(path))
+                self.kept[column] = pa.ipc.open_file(data).get_batch(0)
+        return self.kept[column]
+
+    def keep(self) -> None:
+        """Writes the columns that were worked out."""
+        for column, batches in self.made.items():
+            (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches() or [batches[0]]
+            with storage.atomic(self._path(column)) as file, pa.ipc.new_file(file, whole.schema) as writer:
+                writer.write_batch(whole)
+
+    def _path(self, column: str) -> str:
+        return storage.join(self.folder, "work", "scores", column, f"{self.piece.name}.arrow")
