@@ -80,17 +80,16 @@ def _first_rows(rows: pa.Table) -> pa.Array:
     return firsts.combine_chunks().sort()
 
 
-def never_matches(entries: pa.Array, languages: pa.Array | None = None) -> pa.Array:
+def never_matches(entries: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Why an entry can't match any caption: string, null where it can, shape (len(entries),).
 
     Matching pads a caption with a space at both ends, puts spaces round each of MARKS and makes tab, newline and return
     a space; an entry matches where " " + entry + " " occurs in that. So in what entries are compared with, every mark
     has a space on both sides, and two marks in a row have two spaces between them.
 
-    The answer does not depend on the language: where entries match without the spaces round them, only an entry's
-    own ends are freer, and there padding had put a space already.
+    So it is in languages without spaces too, where an entry matches without the spaces round it: only its ends are
+    freer, and a mark may stand there in any language.
     """
-    del languages
     kinds = [
         ("[\t\n\r]", "has a tab, newline or return, which matching makes a space"),
         (f"[^ ][{MARKS}]|[{MARKS}][^ ]", f"has one of {' '.join(MARKS)} without a space on both sides, and matching "
@@ -225,6 +224,6 @@ def _checked(found: pa.Table, path: str) -> pa.Table:
     if twice.num_rows:
         shown = ", ".join(repr(printable(entry, 40)) for entry in twice["entry"].slice(0, 3).to_pylist())
         more = ", …" if twice.num_rows > 3 else ""
-        raise CurateError(f"{path}: {twice.num_rows} entries occur more than once ({shown}{more}), but each stands once "
-                          f"in a language. Remove the repeats.")
+        raise CurateError(f"{path}: {twice.num_rows} entries occur more than once ({shown}{more}), but each stands "
+                          f"once in a language. Remove the repeats.")
     return found

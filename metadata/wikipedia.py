@@ -118,7 +118,8 @@ def _best(
 ) -> pa.Table:  # fmt: skip
     """The entries with the greatest figures, `limit` of `whole`; names are made of few more than these."""
     fraction, cap = limit
-    most = int(min(fraction * whole + 1e-9 if whole else 0, cap, len(figures)))  # 0.1 * 30 shall be 3
+    share = fraction * whole + 1e-9 if whole else 0  # 0.1 * 30 shall be 3
+    most = int(min(share, cap, len(figures)))
     place = len(figures) - most
     rows = np.flatnonzero(figures >= np.partition(figures, place)[place]) if most else np.empty(0, np.int64)
     table = entries.table(entries_of(rows), source, figures[rows], language)

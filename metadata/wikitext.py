@@ -2,6 +2,7 @@
 
 import functools
 import html
+import itertools
 import re
 import sys
 import unicodedata
@@ -100,15 +101,21 @@ def tokens(text: str, spaced: bool = True) -> list[str]:
         spaced: False for a language without spaces: then a token is one character with its combining marks, or a run of
             ASCII letters and digits, and those that touch are neighbours.
     """
-    gaps, pieces = _patterns()
-    line = re.sub(r"[^\S\n]+", " ", text)
-    return gaps.sub(_gap, line).split() if spaced else pieces.findall(gaps.sub(" ", line).replace(" ", BREAK))
+    if spaced:
+        return list(itertools.chain.from_iterable(map(_words, text.replace("\n", f" {BREAK} ").split())))
+    gap, character = _unspaced()
+    return character.findall(gap.sub(BREAK, text))
 
 
-def _gap(found: re.Match[str]) -> str:
-    gap = found[0]
-    inside = found.start() > 0 and found.end() < len(found.string)
-    return gap if inside and not any(c in gap for c in " \n" + MARKS) else f" {BREAK} "
+@functools.lru_cache(maxsize=1 << 18)  # a text has few different words
+def _words(run: str) -> list[str]:
+    """The words of a run without spaces, with a break for each of MARKS and for signs before, after and alone."""
+    found: list[str] = []
+    for n, piece in enumerate(re.split(f"[{MARKS}]", run)):
+        word = piece.strip(_signs())
+        before, _, after = piece.partition(word) if word else (piece, "", "")
+        found += [*([BREAK] * bool(n or before)), *([word] * bool(word)), *([BREAK] * bool(after))]
+    return found
 
 
 def is_punctuation(text: str) -> bool:
@@ -117,19 +124,17 @@ def is_punctuation(text: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Gaps that hold punctuation or a line's end, with the spaces beside it; and the tokens of unspaced languages."""
-    signs, combining = _classes("PS") + "\n", _classes("M")
-    return re.compile(f" ?[{signs}][{signs} ]*"), re.compile(f"[A-Za-z0-9]+|[^{combining}][{combining}]*")
+def _unspaced() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What parts the words of unspaced languages, and these words; a break counts as one."""
+    marks = _characters("M")
+    return re.compile(rf"[{re.escape(_signs())}\s]+"), re.compile(rf"[A-Za-z0-9]+|[^{marks}][{marks}]*")
 
 
-def _classes(kinds: str) -> str:
-    """The characters of Unicode's general categories that begin so, for use in a regular expression's brackets."""
-    ranges: list[list[int]] = []
-    for code in range(sys.maxunicode + 1):
-        if unicodedata.category(chr(code))[0] in kinds:
-            if ranges and ranges[-1][1] == code - 1:
-                ranges[-1][1] = code
-            else:
-                ranges.append([code, code])
-    return "".join(f"{re.escape(chr(a))}-{re.escape(chr(b))}" for a, b in ranges)
+@functools.lru_cache(maxsize=1)
+def _signs() -> str:
+    return _characters("PS")
+
+
+def _characters(kinds: str) -> str:
+    """The characters of Unicode's general categories that begin so."""
+    return "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] in kinds)
