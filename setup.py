@@ -16,6 +16,7 @@ setup(
     # fasttext-predict's wheels end at 3.13; duckdb 2 begins at 3.11.
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "metadata*", "filters*", "jobs*"]),
+    package_data={"metadata": ["lists/*"]},
     install_requires=[
         "aiohttp>=3.13.5,<4",  # the fetcher; older ones take headers without end
         "apache-beam>=2.70,<3",

@@ -17,6 +17,7 @@ from metadata.errors import CurateError
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
+    "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
 }
 
