@@ -26,6 +26,7 @@ setup(
         "fsspec>=2024.6",
         "huggingface_hub>=0.30,<3",
         "img2dataset>=1.45,<2",  # resizing and face blurring
+        "matplotlib>=3.8,<4",  # the picture of a balance
         "numpy>=1.26,<3",
         "pillow>=10.3",  # image headers
         "pyarrow>=16,<26",

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -16,15 +15,15 @@ from filters.base import Filter, Fit, Scorer, Tally, Told
 from filters.language import CaptionLanguage
 from metadata import balancing, entries, uids
 from metadata.errors import CurateError
-from metadata.matching import Matcher, compile_matcher
+from metadata.matching import OTHER, Matcher, compile_matcher
 
 MATCHES = "entry_matches"
 
 #: Parts of a row in which expected rows are counted.
 EXPECTED_UNIT = 1 << 24
 
-#: Where a row's language has no list of its own.
-OTHER = "other"
+#: What a recipe may call lists instead of naming files, unless the pool has its own.
+LISTS = {"default": "wordnet"}
 
 #: English's t, from which MetaCLIP 2 has the tail share of every other language.
 ENGLISH = "en"
@@ -62,12 +61,13 @@ class EntryMatches(Scorer):
         return lambda batch: matcher.match(*(batch.column(name) for name in self.columns))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EntryList:
     """What workers must know of a list without reading it.
 
     Attributes:
-        path, sha256: of the file.
+        path: of the file.
+        sha256: of the entries with their languages, in order.
         languages: of the list, in the order of their names; () for one list for every caption.
         owners: int16, shape (entries,): the language of each entry, by its place in `languages`.
     """
@@ -81,13 +81,14 @@ class EntryList:
     def read(cls, path: str) -> "EntryList":
         """The list in that file, see metadata.entries.read."""
         table = _read(path)
-        sha256 = hashlib.sha256(pathlib.Path(entries.SHIPPED.get(path, path)).read_bytes()).hexdigest()
         found = table["language"].combine_chunks()
+        lines = pc.binary_join_element_wise(found.fill_null(""), table["entry"].combine_chunks(), "\t")
+        sha256 = hashlib.sha256("\n".join(lines.to_pylist()).encode()).hexdigest()
         if found.null_count == len(found):
             return cls(path, sha256, (), np.zeros(len(found), np.int16))
         if found.null_count:
-            raise CurateError(f"{path}: {found.null_count:,} of {len(found):,} entries have no language, but all have or "
-                              f"none has. Give each its language, or `{OTHER}`.")
+            raise CurateError(f"{path}: {found.null_count:,} of {len(found):,} entries have no language, but all have "
+                              f"or none has. Give each its language, or `{OTHER}`.")
         names = sorted(found.unique().to_pylist())
         return cls(path, sha256, tuple(names), pc.index_in(found, pa.array(names)).to_numpy().astype(np.int16))
 
@@ -96,9 +97,9 @@ class EntryList:
 class Balance(Fit):
     """Finishes as the Balanced that keeps frequent entries from drowning the others.
 
-    Each caption is matched against the entries; an entry with more than t matches is sampled down to about t, and a pair
-    stays if any of its entries' draws says so. A pair that matches nothing is dropped, and so is a null caption. Counts
-    are over the rows that reached the step. The draws come from a hash of (uid, seed).
+    Each caption is matched against the entries; an entry with more than t matches is sampled down to about t, and a
+    pair stays if any of its entries' draws says so. A pair that matches nothing is dropped, and so is a null caption.
+    Counts are over the rows that reached the step. The draws come from a hash of (uid, seed).
 
     Where the list has languages, the caption's language picks the entries, and every language has its own t: the count
     that leaves it English's tail share.
@@ -121,6 +122,7 @@ class Balance(Fit):
     target: int | None = None
     seed: int = 0
     model: str | None = None
+    _listed: EntryList | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     tells: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -139,12 +141,19 @@ class Balance(Fit):
             raise CurateError(f"balance: seed is {self.seed}, but it lies from 0 to 2**64 - 1. Give 0.")
         object.__setattr__(self, "passes", 2 if self.target else 1)
 
+    @property
+    def listed(self) -> EntryList:
+        """The entry list, which `with_files` has read."""
+        assert self._listed is not None
+        return self._listed
+
     def with_files(self, files: Mapping[str, str]) -> "Balance":
         """Itself, with its entry list read.
 
         Raises:
             CurateError: there is no such list, it can't be read, or what is asked for doesn't go with its languages.
         """
+        files = {**LISTS, **files}
         if self.entries == "worldwide" and self.entries not in files:
             raise CurateError("balance: the recipe needs an entry list with languages, but none was named. Make one "
                               "with `curate metadata build --language …` for each, and give it with --entries FILE.")
@@ -161,23 +170,22 @@ class Balance(Fit):
         return self._with_list(found)
 
     def _with_list(self, found: EntryList) -> "Balance":
-        languages = (CaptionLanguage(self.model),) if found.languages else ()
-        scorers = (*languages, EntryMatches(found.path, bool(found.languages)))
+        language = (CaptionLanguage(self.model),) if found.languages else ()
+        scorers = (*language, EntryMatches(found.path, bool(found.languages)))
         made = dataclasses.replace(self)
-        for name, value in (
-            ("list", found), ("scorers", scorers), ("columns", ("uid", *(scorer.column for scorer in scorers))),
-        ):  # fmt: skip
-            object.__setattr__(made, name, value)
+        object.__setattr__(made, "_listed", found)
+        object.__setattr__(made, "scorers", scorers)
+        object.__setattr__(made, "columns", ("uid", *(scorer.column for scorer in scorers)))
         return made
 
     def describe(self) -> dict[str, Any]:
         asked = {name: getattr(self, name) for name in ("t", "tail_share", "target") if getattr(self, name) is not None}
-        model = {"model": self.scorers[0].describe()} if self.list.languages else {}
-        return {"entries": len(self.list.owners), "sha256": self.list.sha256, **asked, "seed": self.seed, **model}
+        model = {"model": CaptionLanguage(self.model).describe()} if self.listed.languages else {}
+        return {"entries": len(self.listed.owners), "sha256": self.listed.sha256, **asked, "seed": self.seed, **model}
 
     def empty(self) -> dict[str, Any]:
         """counts: int64, shape (entries,); rows, and those that match something; rows by language without a list."""
-        return {"counts": np.zeros(len(self.list.owners), np.int64), "rows": 0, "matching": 0,
+        return {"counts": np.zeros(len(self.listed.owners), np.int64), "rows": 0, "matching": 0,
                 "unlisted": collections.Counter()}  # fmt: skip
 
     def add(self, state: dict[str, Any], batch: pa.RecordBatch) -> dict[str, Any]:
@@ -185,10 +193,10 @@ class Balance(Fit):
         state["counts"] += balancing.count(matches, len(state["counts"]))
         state["rows"] += batch.num_rows
         state["matching"] += int((balancing.lengths(matches) > 0).sum())
-        if self.list.languages and OTHER not in self.list.languages:
+        if self.listed.languages and OTHER not in self.listed.languages:
             found = batch.column(CaptionLanguage.column)
-            strange = found.filter(pc.invert(pc.is_in(found, pa.array([*self.list.languages, None], pa.string()))))
-            state["unlisted"].update(dict(zip(*(part.to_pylist() for part in strange.value_counts().flatten()), strict=True)))
+            strange = found.filter(pc.invert(pc.is_in(found, pa.array([*self.listed.languages, None], pa.string()))))
+            state["unlisted"].update(strange.to_pylist())
         return state
 
     def merge(self, state: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -202,23 +210,21 @@ class Balance(Fit):
                 raise CurateError(f"balance: target is {self.target:,} rows, but {state['matching']:,} of the "
                                   f"{state['rows']:,} that reach the step match an entry. Lower it.")
             return BalanceToTarget(self, state)
-        counts, owners, share = state["counts"], self.list.owners, self.tail_share
-        if not self.list.languages:
-            t = float(self.t) if share is None else balancing.t_of_tail_share(counts, share)
-            return Balanced(self, state, {"": float(t)})
-        own = [counts[owners == n] for n in range(len(self.list.languages))]
-        ts = {}
+        own = {
+            name: state["counts"][self.listed.owners == n] for n, name in enumerate(self.listed.languages or [""])
+        }
+        given = {} if self.t is None else {ENGLISH if self.listed.languages else "": float(self.t)}
+        share = self.tail_share
         if share is None:
-            share = balancing.tail_share(own[self.list.languages.index(ENGLISH)], self.t)
-            ts[ENGLISH] = float(self.t)
-        for name, found in zip(self.list.languages, own, strict=True):
-            ts.setdefault(name, float(balancing.t_of_tail_share(found, share)))
-        return Balanced(self, state, ts)
+            ((name, t),) = given.items()
+            share = balancing.tail_share(own[name], t)
+        others = {name: float(balancing.t_of_tail_share(found, share)) for name, found in own.items()}
+        return Balanced(self, state, others | given)
 
     def tell(self, tally: dict[str, np.ndarray], fitted: dict[str, Any]) -> Told:
         from filters import balance_report  # it imports matplotlib, and only the driver needs it, at the end
 
-        return balance_report.tell(_read(self.list.path), self.list.languages, tally, fitted)
+        return balance_report.tell(_read(self.listed.path), self.listed.languages, tally, fitted)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -252,10 +258,11 @@ class BalanceToTarget(Fit):
         return state
 
     def finish(self, state: np.ndarray) -> Filter:
+        target = self.balance.target or 0
         below = np.cumsum(state)
-        step = int(np.searchsorted(below, self.balance.target))
+        step = int(np.searchsorted(below, target))
         low, high = (float(np.uint32(n << 12).view(np.float32)) for n in (step, step + 1))
-        missing = int(self.balance.target or 0) - int(below[step] - state[step])
+        missing = target - int(below[step] - state[step])
         return Balanced(self.balance, self.counted, {"": low + (high - low) * missing / int(state[step])})
 
 
@@ -271,13 +278,14 @@ class Balanced(Filter):
     balance: Balance
     counted: dict[str, Any]
     t: dict[str, float]
+    scale: np.ndarray = dataclasses.field(init=False, repr=False)
     name = "balance"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.balance.columns)
         object.__setattr__(self, "scorers", self.balance.scorers)
-        each = np.array([self.t[name] for name in self.balance.list.languages or [""]])
-        object.__setattr__(self, "scale", self.counted["counts"] / each[self.balance.list.owners])
+        each = np.array([self.t[name] for name in self.balance.listed.languages or [""]])
+        object.__setattr__(self, "scale", self.counted["counts"] / each[self.balance.listed.owners])
 
     def describe(self) -> dict[str, Any]:
         found = {"t": self.t.get("", self.t), "rows": self.counted["rows"], "rows_matching": self.counted["matching"]}

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from filters.balance import EXPECTED_UNIT
 from filters.base import Told
-from metadata import balancing
 from metadata.errors import printable
 
 #: Entries named at each end of the picture.
@@ -39,8 +38,8 @@ def tell(entries: pa.Table, languages: Sequence[str], tally: dict[str, np.ndarra
         "entries": len(count),
         "entries_without_match": int((count == 0).sum()),
         "entries_above_t": int((count > t).sum()),
-        "tail_share": _share(count[tail].sum(), count.sum()),
-        "head_share": _share(count[~tail].sum(), count.sum()),
+        "tail_share_before": _share(count[tail].sum(), count.sum()),
+        "head_share_before": _share(count[~tail].sum(), count.sum()),
         "tail_share_after": _share(kept[tail].sum(), kept.sum()),
         "head_share_after": _share(kept[~tail].sum(), kept.sum()),
     }
@@ -64,14 +63,15 @@ def _share(part: float, whole: float) -> float:
 
 
 def _draw(table: pa.Table, record: dict[str, Any], t: float | dict[str, float]) -> bytes:
-    """SVG: matches added up from the rarest entry to the most frequent, before and after; beside it both ends' names."""
+    """SVG: matches added up from the rarest entry to the most frequent, before and after; the entries at both ends."""
     import matplotlib
 
     count, kept = table["count"].to_numpy(), table["kept"].to_numpy()
     order = np.lexsort((np.arange(len(count)), count))
     order = order[count[order] > 0]
     # The id of an SVG's parts is random but for this salt, and its date is that of the run.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "balance", "axes.spines.top": False, "axes.spines.right": False}
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "balance"}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(settings):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -89,8 +89,8 @@ def _draw(table: pa.Table, record: dict[str, Any], t: float | dict[str, float]) 
         curve.set_ylabel("matches, added up")
         curve.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         said = f"t = {t:,.6g}" if not isinstance(t, dict) else f"{len(t)} languages"
-        curve.set_title(f"{said}, tail share {record['tail_share']:.1%} before, {record['tail_share_after']:.1%} after; "
-                        f"{record['rows_kept']:,} rows kept", loc="left", fontsize=10)  # fmt: skip
+        shares = f"tail share {record['tail_share_before']:.1%} before, {record['tail_share_after']:.1%} after"
+        curve.set_title(f"{said}, {shares}; {record['rows_kept']:,} rows kept", loc="left", fontsize=10)
         curve.legend(frameon=False)
         _name(names, table, order)
         sink = io.BytesIO()

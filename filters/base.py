@@ -31,7 +31,7 @@ class Scorer(abc.ABC):
 
     @abc.abstractmethod
     def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
-        """The function that scores a batch: of shape (batch.num_rows,). Called once a process; `built` may be mapped."""
+        """The function that scores a batch, a value a row. Called once a process; `built` may be memory-mapped."""
 
 
 class Step(abc.ABC):
@@ -46,6 +46,11 @@ class Step(abc.ABC):
     def name(self) -> str:
         """What recipes and manifests call it: the class's name in snake case, so CaptionLength is caption_length."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def readers(self) -> "tuple[Scorer | Step, ...]":
+        """What reads columns for it: its scorers in order, then itself."""
+        return (*self.scorers, self)
 
     def with_files(self, files: Mapping[str, str]) -> "Step":
         """Itself, with what it needs of files read: the driver's preparation of a run, before anything is described.

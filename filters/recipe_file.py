@@ -134,7 +134,7 @@ def _step(item: Any, where: str) -> Step:
 
 def _parameters(made: type[Step], given: dict, where: str) -> dict[str, Any]:
     """`given`, once every name and type is known to be right."""
-    fields = {field.name: field for field in dataclasses.fields(made)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(made) if field.init}  # type: ignore[arg-type]
     types = typing.get_type_hints(made)
     for name in given:
         if name not in fields:

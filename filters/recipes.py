@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -46,8 +47,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for number, step in enumerate(self.steps, 1):
             if isinstance(step, Balance) and number < len(self.steps):
-                raise CurateError(f"recipe {self.name}: balance is step {number} of {len(self.steps)}, but it must be the "
-                                  f"last, as its counts are of what the run keeps. Put it at the end.")
+                raise CurateError(f"recipe {self.name}: balance is step {number} of {len(self.steps)}, but it must be "
+                                  f"the last, as its counts are of what the run keeps. Put it at the end.")
 
 
 DATACOMP = "DataComp (arXiv:2304.14108)"
@@ -81,7 +82,7 @@ RECIPES = {
         ),
         Recipe(
             "metaclip", (Language(), Balance(t=20_000)),
-            "Keeps English captions that match an entry, and of the entries with more than 20,000 matches about that many.",
+            "Keeps English captions that match an entry; of entries with more than 20,000 matches about that many.",
             "MetaCLIP (arXiv:2309.16671)",
         ),
         Recipe(
@@ -106,7 +107,7 @@ RECIPES = {
 DEFAULT = "clip_score_balanced"
 
 
-def open_recipe(name_or_path: str, files: Mapping[str, str]) -> Recipe:
+def open_recipe(name_or_path: str, files: Mapping[str, str] = MappingProxyType({})) -> Recipe:
     """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.
 
     Args:
@@ -136,7 +137,7 @@ def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
 def recipe_columns(recipe: Recipe) -> tuple[str, ...]:
     """The pool's columns that its steps and their scorers read, each once, in the order they are first read."""
     made = {scorer.column for scorer in scorers(recipe)}
-    read = [column for step in recipe.steps for reader in (*step.scorers, step) for column in reader.columns]
+    read = [column for step in recipe.steps for reader in step.readers for column in reader.columns]
     return tuple(column for column in dict.fromkeys(read) if column not in made)
 
 
@@ -148,7 +149,7 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
     """
     made = {scorer.column for scorer in scorers(recipe)}
     for step in recipe.steps:
-        for column in (column for reader in (*step.scorers, step) for column in reader.columns):
+        for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
         if isinstance(step, Filter):

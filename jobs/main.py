@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
@@ -48,7 +48,13 @@ def parser() -> Parser:
     choosing.add_argument(
         "--recipe",
         metavar="NAME|FILE.yaml",
-        help="one of `curate recipes`, or a file of your own (default: clip_score_l14_30_percent)",
+        help="one of `curate recipes`, or a file of your own (default: clip_score_balanced)",
+    )
+    choosing.add_argument(
+        "--entries",
+        metavar="NAME|FILE",
+        help="the entry list that recipes by name balance by: wordnet, or a file of `curate metadata` (default: the "
+        "pool's own, wordnet for most)",
     )
     choosing.add_argument("--select-only", action="store_true", help="stop when the subset is chosen; fetch no image")
     choosing.add_argument(
@@ -136,8 +142,10 @@ def run(argv: Sequence[str]) -> int:
     from filters import recipes
     from pipeline.curate import Request, curate
     from pipeline.options import ImageOptions
+    from pipeline.pools import entry_lists
 
-    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT)
+    lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
+    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists)
     request = Request(
         pool=args.pool,
         scale=args.scale,
@@ -178,15 +186,29 @@ def _summarise(record: dict[str, Any], out: str) -> None:
     print(f"rows kept  {rows['kept']:>14,}  ({rows['kept'] / rows['in']:.1%})")
     for fitted in record["fitted"]:
         for name, parameters in fitted.items():
-            print(f"  {name}: {', '.join(f'{k} {v}' for k, v in parameters.items())}")
+            print(f"  {name}: {_listed(parameters)}")
+            if name in record["told"]:
+                print(f"  {' ' * len(name)}  {_listed(record['told'][name])}")
     for status, n in sorted(record.get("samples", {}).items(), key=lambda pair: (pair[0] != "ok", -pair[1])):
         print(f"  {'image' if status == 'ok' else 'no image'} {n:>12,}  {status}")
     for warning in record["warnings"]:
         print(f"warning: {warning}")
     print(f"\nLook at    {out}/manifest.json   what was done, with every count and hash")
     print(f"           {out}/subset.npy      the subset, as DataComp reads it")
+    for name in filter(record["sha256"].__contains__, ("entry_counts.parquet", "balance.svg")):
+        print(f"           {out}/{name}")
     if "samples" in record:
         print(f"           {out}/shards/         webdataset shards, each with its ledger (.parquet)")
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """Numbers and words by name; hashes, and what has parts of its own, are for the manifest."""
+    shown = {name: value for name, value in values.items() if name != "sha256" and not isinstance(value, dict)}
+    return ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _default_out(args: argparse.Namespace, recipe: str) -> str:

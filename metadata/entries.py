@@ -21,8 +21,15 @@ SCHEMA = pa.schema(
 #: An entry that several sources have is kept under the first of these.
 SOURCES = ("wordnet", "unigram", "bigram", "title", "number", "own")
 
-#: Lists that come with this package, by name: WordNet 3.0 and the numbers 0 to 99.
-SHIPPED = {"wordnet": str(pathlib.Path(__file__).parent / "lists" / "wordnet.parquet")}
+_LISTS = pathlib.Path(__file__).parent / "lists"
+
+#: Lists that come with this package, by name: WordNet 3.0 and the numbers 0 to 99; the demo pool's world, in English
+#: and in all its languages.
+SHIPPED = {
+    "wordnet": str(_LISTS / "wordnet.parquet"),
+    "demo": str(_LISTS / "demo.json"),
+    "demo_worldwide": str(_LISTS / "demo_worldwide.json"),
+}
 
 #: Matching puts spaces round each of these, whatever stands beside it.
 MARKS = ",.;:?!`"

@@ -146,9 +146,13 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
 
 def _is_chosen(choice: select.Choice, steps: Sequence[Step]) -> bool:
     """Whether all that the choice writes is there."""
-    files = [select.subset_path(n, choice.folder) for n in range(choice.partitions)]
-    files += [select.tally_path(n, choice.folder) for n, step in enumerate(steps) if isinstance(step, Fit) and step.tells]
+    files = [select.subset_path(partition, choice.folder) for partition in range(choice.partitions)]
+    files += [select.tally_path(number, choice.folder) for number, _ in _telling(steps)]
     return all(map(storage.exists, (*files, select.fitted_path(choice.folder))))
+
+
+def _telling(steps: Sequence[Step]) -> list[tuple[int, Fit]]:
+    return [(number, step) for number, step in enumerate(steps) if isinstance(step, Fit) and step.tells]
 
 
 def _tell(
@@ -156,14 +160,13 @@ def _tell(
 ) -> dict[str, Any]:
     """Writes what steps leave beside the choice, and adds the files' hashes; gives what they tell the manifest."""
     records = {}
-    for number, step in enumerate(steps):
-        if isinstance(step, Fit) and step.tells:
-            with np.load(io.BytesIO(storage.read(select.tally_path(number, folder))), allow_pickle=False) as tally:
-                told = step.tell(dict(tally), fitted[number][step.name])
-            records[step.name] = told.record
-            for name, data in told.files.items():
-                storage.write(storage.join(folder, name), data)
-                hashes[name] = hashlib.sha256(data).hexdigest()
+    for number, step in _telling(steps):
+        with np.load(io.BytesIO(storage.read(select.tally_path(number, folder))), allow_pickle=False) as tally:
+            told = step.tell(dict(tally), fitted[number][step.name])
+        records[step.name] = told.record
+        for name, data in told.files.items():
+            storage.write(storage.join(folder, name), data)
+            hashes[name] = hashlib.sha256(data).hexdigest()
     return records
 
 

@@ -83,13 +83,15 @@ def apply(
 def walk(
     piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice, scores: Scores
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray, int]]:
-    """The piece's batches, each row's fate after `filters` from the last checkpoint there is, and the first row's number.
+    """The piece's batches, each row's fate after `filters`, and the number of the batch's first row.
+
+    What was decided at the last checkpoint there is, is not decided again.
 
     A batch has the pool's columns among `columns`, and those that the filters and their scorers read.
     """
     start, known = _checkpoint(piece, len(filters), choice)
     ahead = filters[start:]
-    readers = [reader for step in ahead for reader in (*step.scorers, step)]
+    readers = [reader for step in ahead for reader in step.readers]
     made = {scorer.column for scorer in choice.scorers}
     needed = dict.fromkeys(c for c in (*columns, *(c for each in readers for c in each.columns)) if c not in made)
     offset = 0
@@ -116,7 +118,7 @@ def _checkpoint(piece: Piece, steps: int, choice: Choice) -> tuple[int, np.ndarr
 def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
     """The fit's state after the piece's rows that pass `filters`."""
     state, fates, scores = fit.empty(), [], Scores(piece, choice.folder)
-    read = [column for reader in (*fit.scorers, fit) for column in reader.columns]
+    read = [column for reader in fit.readers for column in reader.columns]
     for batch, fate, offset in walk(piece, filters, read, choice, scores):
         fates.append(fate)
         alive = np.flatnonzero(fate == 0)
@@ -325,4 +327,4 @@ def tally_path(step: int, folder: str) -> str:
 def write_tally(state: dict[str, np.ndarray], step: int, folder: str) -> None:
     """Keeps a tally's state for the driver."""
     with storage.atomic(tally_path(step, folder)) as file:
-        np.savez(file, **state)
+        np.savez(file, **state)  # type: ignore[arg-type]

@@ -52,7 +52,6 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
     for ours, theirs in columns.items():
         if not theirs and ours != "uid":
             raise CurateError(f"--columns {ours}=: no name is given, but only uid can be made. Name the pool's column.")
-    kind, _, size = name.partition(":")
     if name == "commoncrawl":
         if scale is None:
             raise CurateError(f"--pool commoncrawl: no --scale was given, but it needs one of {', '.join(SCALES)}.")
@@ -63,12 +62,21 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
         raise CurateError(f"--scale {scale}: given with --pool {name}, but only commoncrawl has scales. Leave it out.")
     if name == "datacomp_1b":
         return Pool(name, commonpool.address(name), columns)
-    if kind == "demo" and "/" not in name:
-        return _open_demo(name, size, columns)
+    if _is_demo(name):
+        return _open_demo(name, name.partition(":")[2], columns)
     if any(mark in name for mark in "/.*"):
         return Pool(name, name, columns)
     error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
     raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
+
+
+def entry_lists(name: str) -> Mapping[str, str]:
+    """The lists that recipes mean by `default` and `worldwide` on the pool of that name, where it has its own."""
+    return {"default": "demo", "worldwide": "demo_worldwide"} if _is_demo(name) else {}
+
+
+def _is_demo(name: str) -> bool:
+    return name.partition(":")[0] == "demo" and "/" not in name
 
 
 def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
