@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,7 @@ def _build(args: argparse.Namespace) -> "pa.Table":
             parts.append(wikipedia.from_views(args.views, wiki, limits, args.language, tick))
     if not parts and not args.add:
         parts.append(_wordnet(""))
+    _warn(args, parts)
     if parts and not args.no_numbers:
         parts.append(entries.numbers())
     return entries.combine([*parts, *added], args.language)
@@ -160,6 +162,16 @@ def _check_language(args: argparse.Namespace) -> None:
         )
     if args.language == "other" and args.views and not args.wiki:
         raise CurateError("--language other: it has no Wikipedia, but --views are of one. Give its --wiki.")
+
+
+def _warn(args: argparse.Namespace, parts: "list[pa.Table]") -> None:
+    """Says so where a dump gave nothing."""
+    asked = {"unigram": ("--min-count", args.articles), "bigram": ("--min-mutual-information", args.articles),
+             "title": ("--min-views", args.views)}  # fmt: skip
+    found = {source for part in parts for source in part["source"].unique().to_pylist()}
+    for source, (option, dumps) in asked.items():
+        if dumps and source not in found:
+            print(f"curate: no {source} is in the list, for none reaches the limits. See {option}.", file=sys.stderr)
 
 
 def _limits(args: argparse.Namespace) -> "Limits":
@@ -208,7 +220,7 @@ def _describe(found: "pa.Table") -> None:
         shown = "".join(f" {'' if f is None else f'{f:,.2f}'.removesuffix('.00'):>14}" for f in figures)
         language, source = printable(row["language"] or "any", 10), row["source"] or "none"
         print(f"{language:10} {source:10} {row['count_all']:>12,}{shown}".rstrip())
-    reasons = entries.never_matches(found["entry"].combine_chunks())
+    reasons = entries.never_matches(found["entry"])
     silent = pa.table({"entry": found["entry"], "why": reasons}).filter(reasons.is_valid())
     print(f"\ncan never match {silent.num_rows:>8,}")
     for row in silent.group_by("why", use_threads=False).aggregate([([], "count_all"), ("entry", "list")]).to_pylist():

@@ -26,7 +26,7 @@ UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh"})
 OTHER = "other"
 
 #: Bytes of text that are matched at once. More are faster, but a byte may need 60 of memory, if it is a comma.
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 19
 
 #: A compiled matcher begins with this and a CRC-32 of the rest, which is an Arrow IPC file with a row for each list.
 _MARK = b"clip-curate matcher 1\n"
@@ -43,6 +43,7 @@ def compile_matcher(entries: pa.Array, languages: pa.Array | None = None) -> pa.
     Raises:
         ValueError: an entry is null, or twice in a list; or some have a language and some have none.
     """
+    entries = _plain(entries)
     if entries.null_count:
         raise ValueError("matching: an entry is null, but each is a text. Leave it out.")
     rows = [_compile_list(entries, *one) for one in _lists(len(entries), languages)]
@@ -133,6 +134,7 @@ class Matcher:
         Returns:
             list<uint32>, shape (n,), no nulls: indices of entries, ascending, each once. Empty for a null text.
         """
+        texts = _plain(texts)
         chosen = self._choose(texts, languages)
         keys = [np.empty(0, np.uint64)]
         for number, one in enumerate(self._lists):
@@ -193,6 +195,11 @@ def _distinct(keys: np.ndarray) -> np.ndarray:
     """Sorted, each once."""
     keys.sort()
     return keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
+
+
+def _plain(texts: pa.Array) -> pa.Array:
+    """Texts of any layout in one whose buffers are read here."""
+    return texts if pa.types.is_large_string(texts.type) else texts.cast(pa.string())
 
 
 def _valid(texts: pa.Array) -> np.ndarray:

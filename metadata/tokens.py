@@ -30,7 +30,7 @@ def blocks(texts: pa.Array, size: int, overlap: int) -> Iterator[tuple[int, byte
     starts, values = _layout(texts)
     row = 0
     while row < len(texts):
-        end = int(np.searchsorted(starts, starts[row] + size, side="right")) - 1
+        end = int(np.searchsorted(starts, int(starts[row]) + size, side="right")) - 1
         if end == row:
             text = memoryview(values)[starts[row] : starts[row + 1]]
             yield from ((row, part) for part in _parts(text, size, overlap))

@@ -103,11 +103,11 @@ def walk(trie: Trie, numbers: np.ndarray, distinct: pa.BinaryArray) -> tuple[np.
         numbers, distinct: the texts' tokens, as `tokens.split` gives them.
     """
     known = _known(trie, distinct)
-    token, flags, entry = known[numbers], trie.flags[known][numbers], trie.entries[known][numbers]
+    token, flags, entry = known.take(numbers), trie.flags[known].take(numbers), trie.entries[known].take(numbers)
     entry[0] = NONE  # that END ends no text
     place = np.flatnonzero(entry != NONE)
     places, entries = [place], [entry[place]]
-    place = np.flatnonzero((flags[:-1] & _STARTS) & (flags[1:] >> 1))
+    place = np.flatnonzero(_leads(flags[:-1], flags[1:]))
     node, depth = token[place], 1
     while len(place):
         on, node = _follow(trie, node, token[place + depth])
@@ -116,9 +116,14 @@ def walk(trie: Trie, numbers: np.ndarray, distinct: pa.BinaryArray) -> tuple[np.
         places.append(place[ends])
         entries.append(entry[ends])
         depth += 1  # there is one more token: what has matched is no END, and END is last
-        on = np.flatnonzero((trie.flags[node] & _STARTS) & (flags[place + depth] >> 1))
+        on = np.flatnonzero(_leads(trie.flags[node], flags[place + depth]))
         place, node = place[on], node[on]
     return np.concatenate(places), np.concatenate(entries)
+
+
+def _leads(node: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Whether an edge from a node by a token is possible at all, by their flags. bool."""
+    return (node & _STARTS & token >> np.uint8(1)).view(np.bool_)
 
 
 def _known(trie: Trie, distinct: pa.BinaryArray) -> np.ndarray:

@@ -62,7 +62,7 @@ def dump(pages: list[str]) -> bytes:
     """The XML of a dump."""
     return (
         '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/" xml:lang="en">'
-        '<siteinfo><sitename>W</sitename><namespaces><namespace key="0" case="first-letter" /></namespaces></siteinfo>\n'
+        '<siteinfo><sitename>W</sitename><namespaces><namespace key="0" case="first-letter" /></namespaces></siteinfo>'
         + "".join(pages)
         + "</mediawiki>\n"
     ).encode()

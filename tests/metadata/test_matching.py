@@ -37,11 +37,11 @@ TEXTS = [
 ]
 
 ENTRIES = [
-    "a", "New York", "York", "New", "photo of", "a photo of a red bicycle in the rain", "red bicycle", "bicycle",
-    "St", "St. Louis", "U.S.", "U", "S", "Eiffel Tower", "Tower", "the best", "the  best", "best", "of the best", "🎉 party",
-    "break and", "break", "IMG_2043", "JPG", "café", "cafe", "写真", ",", ".", "York ,", "York ,  New", " ", "",
-    "York,", "  New", "party !  !", " !", "! ", "white and blue", "and blue :", "what", "s that ?", "?", "\t", "break\tand",
-    "RED",
+    "a", "New York", "York", "New", "photo of", "a photo of a red bicycle in the rain", "red bicycle",
+    "bicycle", "St", "St. Louis", "U.S.", "U", "S", "Eiffel Tower", "Tower", "the best", "the  best", "best",
+    "of the best", "🎉 party", "break and", "break", "IMG_2043", "JPG", "café", "cafe", "写真", ",", ".", "York ,",
+    "York ,  New", " ", "", "York,", "  New", "party !  !", " !", "! ", "white and blue", "and blue :", "what",
+    "s that ?", "?", "\t", "break\tand", "RED",
 ]  # fmt: skip
 
 
@@ -112,6 +112,13 @@ def test_reads_slices_of_both_layouts(case, skip, leave, kind):
     matcher = Matcher(compile_matcher(pa.array(["x", *entries, "y"], kind).slice(1, len(entries))))
     part = pa.array(texts, kind).slice(skip, max(0, len(texts) - skip - leave))
     assert matcher.match(part).to_pylist() == [restated(text, entries) for text in part.to_pylist()]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_reads_every_layout_of_strings(kind):
+    matcher = Matcher(compile_matcher(pa.array(ENTRIES).cast(kind)))
+    assert matcher.match(pa.array(TEXTS).cast(kind)).to_pylist() == [restated(text, ENTRIES) for text in TEXTS]
+    assert matcher.match(pa.nulls(2)).to_pylist() == [[], []]
 
 
 def test_a_null_s_bytes_are_not_read():
