@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import pickle
+import subprocess
+import sys
 
 import pyarrow as pa
 import pytest
@@ -121,6 +123,19 @@ def test_columns_and_types_are_checked_against_the_pool_without_rows() -> None:
         check(recipe("text > 1"), BATCH.schema)
     with pytest.raises(CurateError, match=r"gives [A-Z]+, but"):
         check(recipe("text"), BATCH.schema)
+
+
+def test_the_time_zone_is_not_the_machines() -> None:
+    batch = pa.record_batch({"taken": pa.array([0, 12 * 3_600_000_000], pa.timestamp("us", "Asia/Tokyo"))})
+    code = "import os, pathlib, sys, time; os.environ['TZ'] = 'America/New_York'; time.tzset()\n"
+    code += "import pyarrow as pa; from filters.where import Where\n"
+    code += "batch = pa.ipc.open_stream(sys.stdin.buffer).read_next_batch()\n"
+    code += "print(Where('hour(taken) = 0').keep(batch).to_pylist())"
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    done = subprocess.run([sys.executable, "-c", code], input=sink.getvalue(), capture_output=True, check=True)
+    assert done.stdout == b"[True, False]\n"
 
 
 def test_rows_keep_their_number_and_order() -> None:
