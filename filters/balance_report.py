@@ -1,6 +1,7 @@
 """What balancing tells of itself: its sums, every entry's count before and after, and a picture of both."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,7 +73,9 @@ def _draw(table: pa.Table, record: dict[str, Any], t: float | dict[str, float]) 
     # The id of an SVG's parts is random but for this salt, and its date is that of the run.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "balance"}
     settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
+        # Letters stay letters in the picture, so it is the reader's fonts that must have them.
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 

@@ -87,12 +87,12 @@ RECIPES = {
         ),
         Recipe(
             "metaclip_tail", (Language(), Balance(tail_share=0.06)),
-            "The same with t at the count that leaves the tail 6 percent of the matches, whatever the pool's size.",
+            "Keeps the same, but with the t that leaves the tail 6 percent of the matches, whatever the pool's size.",
             "MetaCLIP (arXiv:2309.16671), its larger set",
         ),
         Recipe(
             "metaclip_worldwide", (Balance("worldwide", t=170_000),),
-            "Balances each language by its own entries, with a t that leaves each tail the share that English's has.",
+            "Keeps every language balanced by entries of its own, each tail with the share that English's has.",
             "MetaCLIP 2 (arXiv:2507.22062)",
         ),
         Recipe(

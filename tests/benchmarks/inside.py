@@ -49,29 +49,17 @@ def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, ho
 
 def loop_runs(recipe: str, pool: str, runs: int, folder: str) -> list[float]:
     """The plain functions that such runs consist of, called one after the other in this process."""
-    from filters.base import Fit
-    from filters.recipes import open_recipe, recipe_columns
-    from pipeline import pieces, select
-    from pipeline.pools import open_pool
+    sys.path.append(str(pathlib.Path(__file__).parents[1]))
+    import choosing
+
+    from filters.recipes import open_recipe
+    from pipeline import select
 
     def work(number: int) -> None:
         chosen = open_recipe(recipe)
-        work = pieces.inspect(open_pool(pool, None, {}), ("uid", *recipe_columns(chosen))).pieces
-        checkpoints = tuple(n for n, step in enumerate(chosen.steps) if n and isinstance(step, Fit))
-        choice = select.Choice(f"{folder}/{number}", checkpoints, recipe_columns(chosen), partitions=8)
-        filters: list = []
-        for step in chosen.steps:
-            while isinstance(step, Fit):
-                state = step.empty()
-                for piece in work:
-                    state = step.merge(state, select.fit_piece(piece, filters, step, choice))
-                step = step.finish(state)
-            filters.append(step)
-        for piece in work:
-            select.select_piece(piece, filters, choice)
-        for partition in range(choice.partitions):
-            select.merge_uids(partition, work, choice)
-        kept = sum(json.loads(pathlib.Path(select.marker(p, choice.folder)).read_text())["kept"] for p in work)
+        pieces, choice = choosing.plan(chosen, pathlib.Path(pool), pathlib.Path(folder, str(number)))
+        choosing.choose_in_a_loop(chosen, pieces, choice)
+        kept = sum(json.loads(pathlib.Path(select.marker(p, choice.folder)).read_text())["kept"] for p in pieces)
         select.write_subset(choice, kept)
 
     return timed(work, runs)

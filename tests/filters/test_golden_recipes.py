@@ -1,14 +1,17 @@
 """Each recipe keeps the rows that DataComp's rules keep, restated here row by row."""
 
+import json
+import pathlib
 import random
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import restated_metaclip as plain
 
 from filters.base import Fit
 from filters.language import _bundled
-from filters.recipes import RECIPES, Recipe
+from filters.recipes import RECIPES, Recipe, open_recipe
 
 ROWS = 4000
 CAPTIONS = [
@@ -36,13 +39,17 @@ def pool(nulls: bool) -> pa.Table:
         f"original_{side}": pa.array([draw.choice(SIDES + extra[1]) for _ in range(ROWS)], pa.int64())
         for side in ("width", "height")
     }
-    return pa.table({"row": range(ROWS), "text": pa.array(texts, pa.string()), **sides, **scores})
+    uids = [f"{draw.getrandbits(128):032x}" for _ in range(ROWS)]
+    return pa.table({"row": range(ROWS), "uid": uids, "text": pa.array(texts, pa.string()), **sides, **scores})
 
 
 def chosen(recipe: Recipe, table: pa.Table) -> list[int]:
     """The rows a recipe keeps, read in batches of 700."""
     batches = table.to_batches(max_chunksize=700)
     for step in recipe.steps:
+        for scorer in step.scorers:
+            score = scorer.load(scorer.build())
+            batches = [batch.append_column(scorer.column, score(batch)) for batch in batches]
         while isinstance(step, Fit):
             state = step.empty()
             for batch in batches:
@@ -50,10 +57,6 @@ def chosen(recipe: Recipe, table: pa.Table) -> list[int]:
             step = step.finish(state)
         batches = [batch.filter(step.keep(batch)) for batch in batches]
     return [row for batch in batches for row in batch["row"].to_pylist()]
-
-
-def no_filter(row: dict) -> bool:
-    return True
 
 
 def basic_filter(row: dict) -> bool:
@@ -81,25 +84,72 @@ def laion2b(row: dict) -> bool:
     return language == "en" and np.float32(row["clip_b32_similarity_score"]) >= np.float32(0.28)
 
 
+#: What the balancing recipes match here: entries of CAPTIONS, in the languages that they are in.
+WORLD = {"en": ["dog", "the", "on the", "fox", "c", "a", "The"], "de": ["Hund", "am Strand"], "ja": ["犬", "一 二"]}
+LISTS = {"default": WORLD["en"], "worldwide": WORLD}
+
+
+def balanced(rows: list[dict], t: float | None, tail: float | None) -> list[dict]:
+    """MetaCLIP with one list."""
+    matches = [plain.matched(row["text"], WORLD["en"]) for row in rows]
+    counts = plain.count(matches, len(WORLD["en"]))
+    t = plain.t_of(counts, tail) if t is None else t
+    return [rows[n] for n in plain.kept([row["uid"] for row in rows], matches, counts, lambda _: t)]
+
+
+def worldwide(rows: list[dict], t: float) -> list[dict]:
+    """MetaCLIP 2."""
+    entries, owners = plain.by_language(WORLD)
+    predict = basic_filter.model.predict
+    languages = [
+        None if row["text"] is None else predict(row["text"].replace("\n", " "))[0][0].removeprefix("__label__")
+        for row in rows
+    ]
+    matches = [
+        [n for n in plain.matched(row["text"], entries, language) if owners[n] == language]
+        for row, language in zip(rows, languages, strict=True)
+    ]
+    counts = plain.count(matches, len(entries))
+    own = {name: [c for c, owner in zip(counts, owners, strict=True) if owner == name] for name in WORLD}
+    share = plain.tail_share(own["en"], t)
+    ts = {name: plain.t_of(own[name], share) for name in WORLD} | {"en": t}
+    return [rows[n] for n in plain.kept([row["uid"] for row in rows], matches, counts, lambda n: ts[owners[n]])]
+
+
+def english(rows: list[dict]) -> list[dict]:
+    predict = basic_filter.model.predict
+    return [r for r in rows if r["text"] is not None and predict(r["text"].replace("\n", " "))[0][0] == "__label__en"]
+
+
+def best(rows: list[dict], table: pa.Table) -> list[dict]:
+    return list(filter(top_30_percent("l14", table), rows))
+
+
 @pytest.mark.parametrize("nulls", [False, True], ids=["as_published", "with_nulls"])
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
-def test_keeps_the_rows_of_the_rules(name: str, nulls: bool) -> None:
-    table = pool(nulls)
-    if name == "basic_filter":
-        import fasttext
+def test_keeps_the_rows_of_the_rules(name: str, nulls: bool, tmp_path: pathlib.Path) -> None:
+    import fasttext
 
-        basic_filter.model = fasttext.load_model(_bundled())
+    table = pool(nulls)
+    basic_filter.model = fasttext.load_model(_bundled())
     if name == "laion2b":
         import gcld3
 
         laion2b.model = gcld3.NNetLanguageIdentifier(min_num_bytes=0, max_num_bytes=1000)
-    rule = {
-        "no_filter": no_filter,
-        "basic_filter": basic_filter,
-        "clip_score_l14_30_percent": top_30_percent("l14", table),
-        "clip_score_b32_30_percent": top_30_percent("b32", table),
-        "laion2b": laion2b,
-    }[name]
-    expected = [row["row"] for row in table.to_pylist() if rule(row)]
-    assert chosen(RECIPES[name], table) == expected
+    rules = {
+        "no_filter": lambda rows: rows,
+        "basic_filter": lambda rows: list(filter(basic_filter, rows)),
+        "clip_score_l14_30_percent": lambda rows: best(rows, table),
+        "clip_score_b32_30_percent": lambda rows: list(filter(top_30_percent("b32", table), rows)),
+        "laion2b": lambda rows: list(filter(laion2b, rows)),
+        "metaclip": lambda rows: balanced(english(rows), 20_000, None),
+        "metaclip_tail": lambda rows: balanced(english(rows), None, 0.06),
+        "metaclip_worldwide": lambda rows: worldwide(rows, 170_000),
+        "clip_score_balanced": lambda rows: balanced(best(rows, table), None, 0.06),
+    }
+    for kind, content in LISTS.items():
+        (tmp_path / f"{kind}.json").write_text(json.dumps(content))
+    recipe = open_recipe(name, {kind: str(tmp_path / f"{kind}.json") for kind in LISTS})
+    expected = [row["row"] for row in rules[name](table.to_pylist())]
+    assert chosen(recipe, table) == expected
     assert name == "no_filter" or 0 < len(expected) < ROWS

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from filters import recipes
+from filters.balance import Balance
 from filters.base import Filter, Fit
 from filters.clip_score import ClipScore
 from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, open_recipe, recipe_columns
@@ -19,9 +20,10 @@ from metadata.schema import COLUMNS
 POOL = pa.schema([(name, column.type) for name, column in COLUMNS.items()])
 
 
-def test_the_five_recipes() -> None:
+def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
+        "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
     assert all(RECIPES[name].name == name for name in RECIPES)
@@ -32,21 +34,27 @@ def test_each_says_what_it_is(recipe: Recipe) -> None:
     assert recipe.about.startswith("Keeps ")
     assert recipe.about.endswith(".")
     assert "arXiv:" in recipe.source
-    assert recipe.rows_at_small.endswith("M")
+    assert recipe.rows_at_small.endswith("M") or not recipe.expected
     assert recipe.samples_per_shard == 10_000
     assert all(0 < number < 1 for result in recipe.expected for number in result[1:])
     assert all(isinstance(step, Filter | Fit) for step in recipe.steps)
 
 
-def test_the_default_is_the_best_published() -> None:
+def test_the_default_balances_the_best_published() -> None:
     at_small = {name: recipe.expected[0].imagenet for name, recipe in RECIPES.items() if recipe.expected}
-    assert max(at_small, key=at_small.get) == DEFAULT
+    best = RECIPES[max(at_small, key=at_small.get)]
+    assert RECIPES[DEFAULT].steps == (*best.steps, Balance(tail_share=0.06))
+
+
+def test_balance_comes_last() -> None:
+    with pytest.raises(CurateError, match="recipe mine: balance is step 1 of 2, but it must be the last"):
+        Recipe("mine", (Balance(t=5), ClipScore("l14", 0.3)))
 
 
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
 def test_each_opens_on_commonpools_columns(name: str) -> None:
-    recipe = open_recipe(name)
-    assert recipe is RECIPES[name]
+    recipe = open_recipe(name, {"worldwide": "demo_worldwide"})
+    assert recipe == RECIPES[name]
     assert pickle.loads(pickle.dumps(recipe)) == recipe
     assert set(recipe_columns(recipe)) <= set(COLUMNS)
     check(recipe, POOL)
@@ -89,7 +97,9 @@ def test_unknown_names() -> None:
 def test_a_pool_without_a_column_is_refused() -> None:
     without = POOL.remove(POOL.get_field_index("clip_l14_similarity_score"))
     with pytest.raises(CurateError, match="clip_score: unknown column 'clip_l14_similarity_score'"):
-        check(RECIPES[DEFAULT], without)
+        check(open_recipe(DEFAULT), without)
+    with pytest.raises(CurateError, match="balance: unknown column 'text'"):
+        check(open_recipe(DEFAULT), POOL.remove(POOL.get_field_index("text")))
 
 
 def test_looking_at_recipes_imports_nothing_heavy() -> None:
