@@ -97,9 +97,8 @@ def split(framed: bytes, spaced: bool) -> tuple[np.ndarray, pa.BinaryArray]:
     if spaced:
         framed = b" " + framed
     data = np.frombuffer(framed, np.uint8)
-    starts = np.flatnonzero(data == 32 if spaced else data & 0xC0 != 0x80)
-    offsets = np.append(starts, len(framed)).astype(np.int32)
-    tokens = pa.BinaryArray.from_buffers(
-        pa.binary(), len(starts), [None, pa.py_buffer(offsets), pa.py_buffer(framed)]
-    ).dictionary_encode()
+    starts = np.flatnonzero(data == 32 if spaced else data & 0xC0 != 0x80).astype(np.int32)
+    offsets = np.append(starts, np.int32(len(framed)))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(framed)]
+    tokens = pa.BinaryArray.from_buffers(pa.binary(), len(starts), buffers).dictionary_encode()
     return tokens.indices.to_numpy(), tokens.dictionary

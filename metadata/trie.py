@@ -127,10 +127,10 @@ def _leads(node: np.ndarray, token: np.ndarray) -> np.ndarray:
 
 
 def _known(trie: Trie, distinct: pa.BinaryArray) -> np.ndarray:
-    """The trie's token that each equals, or 0. int64."""
+    """The trie's token that each equals, or 0. uint32."""
     which, at = lookup.find(_hash(distinct, trie.hashing), trie.hashes, trie.hash_index)
     equal = pc.equal(distinct.take(pa.array(which)), trie.tokens.take(pa.array(at))).to_numpy(zero_copy_only=False)
-    token = np.zeros(len(distinct), np.int64)
+    token = np.zeros(len(distinct), np.uint32)
     token[which[equal]] = at[equal] + 1
     return token
 

@@ -4,8 +4,8 @@ The entries are distributed as MetaCLIP's are: single words, pairs, titles and W
 for the entries and for the captions alike; much of a caption is in title case, in capitals, or of words that are no
 entry, so that 3.5 entries match a text, as published. The peer does the whole rule for each text in Python: marks and
 spaces, the automaton over the padded text, and the set of what was found. Ours and the peer have everything in memory
-when the time starts, and what they find is compared. Times are of the processor, since
-other work on the cores would show in the wall's.
+when the time starts, and what they find is compared. Times are the processor's: each works on one core, and what else
+runs there isn't counted.
 
     python bench_matching.py ours FOLDER RUNS     seconds of each run, and MB, as JSON; so it is started here
     python bench_matching.py peer FOLDER RUNS

@@ -100,9 +100,8 @@ def test_equals_the_rule_restated_whatever_the_size_of_blocks(case):
     languages = pa.array([language] * len(texts), pa.string())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matching, "_BLOCK_BYTES", block)
-        found = matcher.match(pa.array(texts, pa.string()), languages) if entries else None
-    expected = [restated(text, entries, spaced) for text in texts]
-    assert found is None or found.to_pylist() == expected
+        found = matcher.match(pa.array(texts, pa.string()), languages)
+    assert found.to_pylist() == [restated(text, entries, spaced) for text in texts]
 
 
 @settings(deadline=None)
@@ -114,7 +113,7 @@ def test_reads_slices_of_both_layouts(case, skip, leave, kind):
     assert matcher.match(part).to_pylist() == [restated(text, entries) for text in part.to_pylist()]
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_reads_every_layout_of_strings(kind):
     matcher = Matcher(compile_matcher(pa.array(ENTRIES).cast(kind)))
     assert matcher.match(pa.array(TEXTS).cast(kind)).to_pylist() == [restated(text, ENTRIES) for text in TEXTS]
@@ -293,17 +292,22 @@ def test_long_texts_are_cut_without_loss(monkeypatch):
 @pytest.mark.slow
 def test_memory_is_bounded_whatever_the_texts():
     code = """
-import resource, sys
+import pathlib
 import pyarrow as pa
 from metadata.matching import Matcher, compile_matcher
+
+def mb(field):
+    return int(pathlib.Path("/proc/self/status").read_text().split(field + ":")[1].split()[0]) / 1024
+
 matcher = Matcher(compile_matcher(pa.array(["a", "a a", ",", "中", "photo of", "", " ,"])))
-def peak_mb(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+matcher.match(pa.array(["a"]))
 for text in ("a " * 5_000_000, "," * 10_000_000, "x" * 10_000_000, "中" * 3_000_000, " " * 10_000_000):
     texts = pa.array([text, "a photo of it", text])
-    before = peak_mb()
-    assert matcher.match(texts)[1].as_py()[-1] == 4
-    print(text[0], peak_mb() - before)
-    assert peak_mb() - before < 200
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
+    before = mb("VmRSS")
+    assert matcher.match(texts)[1].as_py() == [0, 4]
+    grown = mb("VmHWM") - before
+    assert grown < 100, (text[0], grown)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
