@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -213,11 +214,12 @@ def _describe(found: "pa.Table") -> None:
     print(f"entries {found.num_rows:>16,}")
     print(f"\n{'language':10} {'source':10} {'entries':>12} {'least':>14} {'median':>14} {'most':>14}")
     groups = found.group_by(["language", "source"], use_threads=False).aggregate(
-        [([], "count_all"), ("figure", "min"), ("figure", "approximate_median"), ("figure", "max")]
+        [([], "count_all"), ("figure", "list")]
     )
     for row in groups.to_pylist():
-        figures = (row[f"figure_{kind}"] for kind in ("min", "approximate_median", "max"))
-        shown = "".join(f" {'' if f is None else f'{f:,.2f}'.removesuffix('.00'):>14}" for f in figures)
+        figures = sorted(figure for figure in row["figure_list"] if figure is not None)
+        three = (figures[0], statistics.median(figures), figures[-1]) if figures else ()
+        shown = "".join(f" {f'{figure:,.2f}'.removesuffix('.00'):>14}" for figure in three)
         language, source = printable(row["language"] or "any", 10), row["source"] or "none"
         print(f"{language:10} {source:10} {row['count_all']:>12,}{shown}".rstrip())
     reasons = entries.never_matches(found["entry"])

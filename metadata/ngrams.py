@@ -1,5 +1,7 @@
 """Words of a large text, and pairs of neighbouring words, counted in little memory."""
 
+import itertools
+
 import numpy as np
 
 from metadata import wikitext
@@ -7,15 +9,22 @@ from metadata import wikitext
 #: Tokens that are counted at once.
 _BATCH_TOKENS = 1 << 20
 
+_MAX_KNOWN = 1 << 18
+
 _Run = tuple[np.ndarray, np.ndarray]
 
 
-class _Numbered(dict[str, int]):
-    """Gives every new key the next number."""
+class _Known(dict[str, list[int]]):
+    """Numbers of the words in each run met so far, for a text has few different ones; `numbers` gets the new words."""
 
-    def __missing__(self, key: str) -> int:
-        self[key] = number = len(self)
-        return number
+    def __init__(self, numbers: dict[str, int]) -> None:
+        self.numbers = numbers
+
+    def __missing__(self, run: str) -> list[int]:
+        if len(self) >= _MAX_KNOWN:
+            self.clear()
+        self[run] = found = [self.numbers.setdefault(word, len(self.numbers)) for word in wikitext.words(run)]
+        return found
 
 
 class Counts:
@@ -39,7 +48,8 @@ class Counts:
 
     def __init__(self, spaced: bool = True, prune: int | None = None) -> None:
         self.spaced, self.prune, self.dropped = spaced, prune, 0
-        self.numbers: dict[str, int] = _Numbered({wikitext.BREAK: 0})
+        self.numbers = {wikitext.BREAK: 0}
+        self._known = _Known(self.numbers)
         self.words = np.zeros(1, np.int64)
         self._tokens: list[int] = []
         self._runs: list[_Run] = []  # pairs, ascending, and their counts; each run is at least twice the next
@@ -54,7 +64,8 @@ class Counts:
 
     def add(self, text: str) -> None:
         """Counts a text; its last word and the first of the next are no neighbours."""
-        self._tokens.extend(map(self.numbers.__getitem__, wikitext.tokens(text, self.spaced)))
+        runs = wikitext.runs(text, self.spaced)
+        self._tokens.extend(itertools.chain.from_iterable(map(self._known.__getitem__, runs)))
         self._tokens.append(0)
         if len(self._tokens) >= _BATCH_TOKENS:
             self.flush()

@@ -68,8 +68,8 @@ def test_all_sources_in_one_list(build, sources, tmp_path):
 
 def test_the_least_figures_can_be_given(build, sources):
     least = ["--min-count", "30", "--min-views", "69", "--min-mutual-information", "16"]
-    rows, done = build("--articles", sources["articles"], "--views", sources["views"], *least, "--prune-bigrams", "1000",
-                       "--no-numbers")  # fmt: skip
+    dumps = ["--articles", sources["articles"], "--views", sources["views"]]
+    rows, done = build(*dumps, *least, "--prune-bigrams", "1000", "--no-numbers")
     assert sorted(named(rows, "unigram")) == ["New", "York", "a", "city", "dog", "is", "runs", "the"]
     assert named(rows, "bigram") == ["New York", "York is", "a city", "is a"]
     assert named(rows, "title") == ["Dog"]  # New York is a bigram already
