@@ -89,8 +89,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--prune-bigrams",
         metavar="N",
         type=positive,
-        help="hold at most so many pairs of words while counting, and forget those seen least (a pair takes 16 to 32 "
-        "bytes; default: hold all)",
+        help="hold at most so many pairs of words while counting, and forget those seen least (a pair takes 16 bytes, "
+        "at times 70; default: hold all)",
     )
 
 
@@ -189,12 +189,12 @@ def _progress(paths: Sequence[str]) -> "Iterator[Tick]":
     from pipeline.progress import Line
 
     sizes = {path: os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths}
-    line = Line("reading dumps", "MB", sum(sizes.values()) // 10**6)
+    line = Line("reading dumps", "kB", sum(sizes.values()) // 1000)
     read = dict.fromkeys(paths, 0)
 
     def tick(path: str, done: int) -> None:
         read[path] = done
-        line.show(sum(read.values()) // 10**6)
+        line.show(sum(read.values()) // 1000)
 
     try:
         yield tick

@@ -6,10 +6,8 @@ import numpy as np
 
 from metadata import wikitext
 
-#: Tokens that are counted at once.
-_BATCH_TOKENS = 1 << 20
-
-_MAX_KNOWN = 1 << 18
+#: Tokens that are counted at once, and runs whose words are remembered.
+_BATCH_TOKENS, _MAX_KNOWN = 1 << 20, 1 << 18
 
 _Run = tuple[np.ndarray, np.ndarray]
 
@@ -30,7 +28,7 @@ class _Known(dict[str, list[int]]):
 class Counts:
     """How often each word occurs, and each pair of neighbours, as `wikitext.tokens` has both.
 
-    A pair takes 16 bytes (32 while batches are merged), a word some 150.
+    A pair takes 16 bytes, some 70 while they are merged; a word some 150.
 
     Args:
         spaced: as `wikitext.tokens` takes it.
@@ -105,8 +103,9 @@ class Counts:
         Source: Daille 1994, the cubed mutual information (MI3), which corpus tools have beside the plain one.
         Differs: MetaCLIP (arXiv:2309.16671) asks for pointwise mutual information of at least 30 and does not say how
             it is taken. Without the cube it is at most log2(N), 31 to 32 for the English Wikipedia, so that 30 would
-            be reached only by pairs of words that occur some three times in all. Cubed, 30 parts them as one would
-            have it: words that occur 1,000 times each must be neighbours 70 times, of 100,000 times each 1,500 times.
+            be reached only by pairs of words that occur some three times in all. Cubed, 30 is a threshold of use:
+            there, words that occur 1,000 times each must be neighbours 70 times, of 100,000 times each 1,500 times.
+            Its price: pairs of the most frequent words, such as "of the", reach it too.
         """
         pairs, counts = self._whole()
         first, second = (np.log2(self.words[numbers]) for numbers in (pairs >> 32, pairs & (2**32 - 1)))
