@@ -104,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline import storage
     from pipeline.failures import os_sentence
 
-    found = _build(args)
     try:
-        with storage.atomic(args.out) as file:
+        with storage.atomic(args.out) as file:  # before hours of reading
+            found = _build(args)
             entries.write(file, found)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
@@ -121,7 +121,7 @@ def _build(args: argparse.Namespace) -> "pa.Table":
 
     _check_language(args)
     limits, wiki = _limits(args), args.wiki or args.language or "en"
-    added = [entries.read(path) for path in args.add]  # before hours of reading
+    added = [entries.read(path) for path in args.add]
     parts = [] if args.wordnet is None else [_wordnet(args.wordnet)]
     with _progress([*args.articles, *args.views]) as tick:
         if args.articles:
@@ -133,7 +133,11 @@ def _build(args: argparse.Namespace) -> "pa.Table":
     _warn(args, parts)
     if parts and not args.no_numbers:
         parts.append(entries.numbers())
-    return entries.combine([*parts, *added], args.language)
+    found = entries.combine([*parts, *added], args.language)
+    if not found.num_rows:
+        raise CurateError(f"{args.out}: no entry reaches the limits, but a list needs one. Give lower limits, or more "
+                          f"sources.")
+    return found
 
 
 def _wordnet(folder: str) -> "pa.Table":

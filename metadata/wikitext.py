@@ -38,7 +38,7 @@ def plain(wikitext: str) -> str:
     left out; other links and tags leave their text. What is opened and never closed stays as text. The time it takes
     grows with the length of the text, however the text is made.
 
-    A parser is exact where this is not, and slow: mwparserfromhell 0.7 takes 6 times as long, and the English Wikipedia
+    A parser is exact where this is not, and slow: mwparserfromhell 0.7 takes 7 times as long, and the English Wikipedia
     has 100 GB.
 
     Differs: what templates would have put in is not there, and `-{…}-`, Chinese choice of script, is left out.
