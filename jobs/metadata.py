@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -88,8 +89,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--prune-bigrams",
         metavar="N",
         type=positive,
-        help="hold at most so many pairs of words while counting, and forget those seen least (a pair takes 16 to 32 "
-        "bytes; default: hold all)",
+        help="hold at most so many pairs of words while counting, and forget those seen least (a pair takes 16 bytes, "
+        "at times 70; default: hold all)",
     )
 
 
@@ -103,9 +104,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline import storage
     from pipeline.failures import os_sentence
 
-    found = _build(args)
     try:
-        with storage.atomic(args.out) as file:
+        with storage.atomic(args.out) as file:  # before hours of reading
+            found = _build(args)
             entries.write(file, found)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
@@ -120,7 +121,7 @@ def _build(args: argparse.Namespace) -> "pa.Table":
 
     _check_language(args)
     limits, wiki = _limits(args), args.wiki or args.language or "en"
-    added = [entries.read(path) for path in args.add]  # before hours of reading
+    added = [entries.read(path) for path in args.add]
     parts = [] if args.wordnet is None else [_wordnet(args.wordnet)]
     with _progress([*args.articles, *args.views]) as tick:
         if args.articles:
@@ -132,7 +133,11 @@ def _build(args: argparse.Namespace) -> "pa.Table":
     _warn(args, parts)
     if parts and not args.no_numbers:
         parts.append(entries.numbers())
-    return entries.combine([*parts, *added], args.language)
+    found = entries.combine([*parts, *added], args.language)
+    if not found.num_rows:
+        raise CurateError(f"{args.out}: no entry reaches the limits, but a list needs one. Give lower limits, or more "
+                          f"sources.")
+    return found
 
 
 def _wordnet(folder: str) -> "pa.Table":
@@ -188,12 +193,12 @@ def _progress(paths: Sequence[str]) -> "Iterator[Tick]":
     from pipeline.progress import Line
 
     sizes = {path: os.path.getsize(path) if os.path.isfile(path) else 0 for path in paths}
-    line = Line("reading dumps", "MB", sum(sizes.values()) // 10**6)
+    line = Line("reading dumps", "kB", sum(sizes.values()) // 1000)
     read = dict.fromkeys(paths, 0)
 
     def tick(path: str, done: int) -> None:
         read[path] = done
-        line.show(sum(read.values()) // 10**6)
+        line.show(sum(read.values()) // 1000)
 
     try:
         yield tick
@@ -213,11 +218,12 @@ def _describe(found: "pa.Table") -> None:
     print(f"entries {found.num_rows:>16,}")
     print(f"\n{'language':10} {'source':10} {'entries':>12} {'least':>14} {'median':>14} {'most':>14}")
     groups = found.group_by(["language", "source"], use_threads=False).aggregate(
-        [([], "count_all"), ("figure", "min"), ("figure", "approximate_median"), ("figure", "max")]
+        [([], "count_all"), ("figure", "list")]
     )
     for row in groups.to_pylist():
-        figures = (row[f"figure_{kind}"] for kind in ("min", "approximate_median", "max"))
-        shown = "".join(f" {'' if f is None else f'{f:,.2f}'.removesuffix('.00'):>14}" for f in figures)
+        figures = sorted(figure for figure in row["figure_list"] if figure is not None)
+        three = (figures[0], statistics.median(figures), figures[-1]) if figures else ()
+        shown = "".join(f" {f'{figure:,.2f}'.removesuffix('.00'):>14}" for figure in three)
         language, source = printable(row["language"] or "any", 10), row["source"] or "none"
         print(f"{language:10} {source:10} {row['count_all']:>12,}{shown}".rstrip())
     reasons = entries.never_matches(found["entry"])

@@ -1,1 +1,1 @@
-"""What is known about pairs without their images: columns, uids, and the errors users see. Imports nothing of ours."""
+"""What is known about pairs without their images: columns, uids, entry lists, errors. Imports nothing of ours."""

@@ -16,7 +16,7 @@ from metadata.errors import CurateError, printable, reason
 Tick = Callable[[int], object]
 
 _CHUNK_BYTES = 1 << 16
-#: Of one article; MediaWiki takes 2 MiB.
+#: Of one article, and bytes of one tag; MediaWiki takes 2 MiB.
 _MAX_CHARS = 1 << 25
 _MAX_LINE_BYTES = 1 << 20
 
@@ -36,7 +36,7 @@ def articles(path: str, tick: Tick = lambda _: None) -> Iterator[str]:
     pages = _Pages(path)
     try:
         for chunk in _chunks(path, tick):
-            pages.parser.Parse(chunk)
+            pages.feed(chunk)
             yield from pages.take()
         pages.parser.Parse(b"", True)
     except xml.parsers.expat.ExpatError as error:
@@ -57,8 +57,15 @@ class _Pages:
         self.parser.CharacterDataHandler = self._characters
         self._open: list[str] = []
         self._values: dict[str, list[str]] = {}
-        self._chars = 0
+        self._chars = self._bytes = 0
         self._done: list[str] = []
+
+    def feed(self, chunk: bytes) -> None:
+        """Reads on."""
+        self._bytes += len(chunk)
+        self.parser.Parse(chunk)
+        if self._bytes - self.parser.CurrentByteIndex > _MAX_CHARS:  # the parser holds a tag until it ends
+            raise _error(self.path, f"it has a tag of more than {_MAX_CHARS:,} bytes")
 
     def take(self) -> list[str]:
         """The texts that were gathered since it was called last."""

@@ -1,27 +1,34 @@
 """Words of a large text, and pairs of neighbouring words, counted in little memory."""
 
+import itertools
+
 import numpy as np
 
 from metadata import wikitext
 
-#: Tokens that are counted at once.
-_BATCH_TOKENS = 1 << 20
+#: Tokens that are counted at once, and runs whose words are remembered.
+_BATCH_TOKENS, _MAX_KNOWN = 1 << 20, 1 << 18
 
 _Run = tuple[np.ndarray, np.ndarray]
 
 
-class _Numbered(dict[str, int]):
-    """Gives every new key the next number."""
+class _Known(dict[str, list[int]]):
+    """Numbers of the words in each run met so far, for a text has few different ones; `numbers` gets the new words."""
 
-    def __missing__(self, key: str) -> int:
-        self[key] = number = len(self)
-        return number
+    def __init__(self, numbers: dict[str, int]) -> None:
+        self.numbers = numbers
+
+    def __missing__(self, run: str) -> list[int]:
+        if len(self) >= _MAX_KNOWN:
+            self.clear()
+        self[run] = found = [self.numbers.setdefault(word, len(self.numbers)) for word in wikitext.words(run)]
+        return found
 
 
 class Counts:
     """How often each word occurs, and each pair of neighbours, as `wikitext.tokens` has both.
 
-    A pair takes 16 bytes (32 while batches are merged), a word some 150.
+    A pair takes 16 bytes, some 70 while they are merged; a word some 150.
 
     Args:
         spaced: as `wikitext.tokens` takes it.
@@ -39,7 +46,8 @@ class Counts:
 
     def __init__(self, spaced: bool = True, prune: int | None = None) -> None:
         self.spaced, self.prune, self.dropped = spaced, prune, 0
-        self.numbers: dict[str, int] = _Numbered({wikitext.BREAK: 0})
+        self.numbers = {wikitext.BREAK: 0}
+        self._known = _Known(self.numbers)
         self.words = np.zeros(1, np.int64)
         self._tokens: list[int] = []
         self._runs: list[_Run] = []  # pairs, ascending, and their counts; each run is at least twice the next
@@ -54,7 +62,8 @@ class Counts:
 
     def add(self, text: str) -> None:
         """Counts a text; its last word and the first of the next are no neighbours."""
-        self._tokens.extend(map(self.numbers.__getitem__, wikitext.tokens(text, self.spaced)))
+        runs = wikitext.runs(text, self.spaced)
+        self._tokens.extend(itertools.chain.from_iterable(map(self._known.__getitem__, runs)))
         self._tokens.append(0)
         if len(self._tokens) >= _BATCH_TOKENS:
             self.flush()
@@ -94,8 +103,9 @@ class Counts:
         Source: Daille 1994, the cubed mutual information (MI3), which corpus tools have beside the plain one.
         Differs: MetaCLIP (arXiv:2309.16671) asks for pointwise mutual information of at least 30 and does not say how
             it is taken. Without the cube it is at most log2(N), 31 to 32 for the English Wikipedia, so that 30 would
-            be reached only by pairs of words that occur some three times in all. Cubed, 30 parts them as one would
-            have it: words that occur 1,000 times each must be neighbours 70 times, of 100,000 times each 1,500 times.
+            be reached only by pairs of words that occur some three times in all. Cubed, 30 is a threshold of use:
+            there, words that occur 1,000 times each must be neighbours 70 times, of 100,000 times each 1,500 times.
+            Its price: pairs of the most frequent words, such as "of the", reach it too.
         """
         pairs, counts = self._whole()
         first, second = (np.log2(self.words[numbers]) for numbers in (pairs >> 32, pairs & (2**32 - 1)))

@@ -68,8 +68,8 @@ def test_all_sources_in_one_list(build, sources, tmp_path):
 
 def test_the_least_figures_can_be_given(build, sources):
     least = ["--min-count", "30", "--min-views", "69", "--min-mutual-information", "16"]
-    rows, done = build("--articles", sources["articles"], "--views", sources["views"], *least, "--prune-bigrams", "1000",
-                       "--no-numbers")  # fmt: skip
+    dumps = ["--articles", sources["articles"], "--views", sources["views"]]
+    rows, done = build(*dumps, *least, "--prune-bigrams", "1000", "--no-numbers")
     assert sorted(named(rows, "unigram")) == ["New", "York", "a", "city", "dog", "is", "runs", "the"]
     assert named(rows, "bigram") == ["New York", "York is", "a city", "is a"]
     assert named(rows, "title") == ["Dog"]  # New York is a bigram already
@@ -110,11 +110,13 @@ def test_own_lists_are_added_and_languages_merged(build, sources, tmp_path):
     (["--language", "deu"], "unknown language 'deu'. Did you mean"),
     (["--language", "de"], "--language de: no source is given, but the list that comes with this package is English"),
     (["--language", "other", "--views", "cut.txt"], "--language other: it has no Wikipedia"),
+    (["--views", "few.txt", "--no-numbers"], "e.parquet: no entry reaches the limits, but a list needs one"),
 ])  # fmt: skip
 def test_what_can_be_mended_is_one_sentence(curate, tmp_path, options, words):
     whole = pack(tmp_path / "cut.xml.bz2", dump(ARTICLES)).read_bytes()
     (tmp_path / "cut.xml.bz2").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "cut.txt").write_text("en A 5 0\nen B")
+    (tmp_path / "few.txt").write_text("en A 5 0\n")
     (tmp_path / "e.png").write_bytes(b"\x89PNG\xff")
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "twice.txt").write_text("a\nb\na\n")
@@ -123,7 +125,14 @@ def test_what_can_be_mended_is_one_sentence(curate, tmp_path, options, words):
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (tmp_path / "e.parquet").exists()
+    assert not list(tmp_path.glob("*e.parquet*"))
+
+
+def test_a_place_that_can_t_be_written_is_found_out_first(curate, tmp_path, sources):
+    done = curate("metadata", "build", "--articles", sources["articles"], "--out", sources["views"] / "e.parquet")
+    assert done.returncode == 1
+    assert f"curate: {sources['views']}" in done.stderr
+    assert "reading" not in done.stderr
 
 
 @pytest.mark.parametrize(("args", "words"), [

@@ -113,6 +113,14 @@ def test_a_page_without_end_is_refused(tmp_path, monkeypatch):
         list(dumps.articles(str(path)))
 
 
+@pytest.mark.parametrize("endless", [b"<page a='", b"<!--", b"<"])
+def test_a_tag_without_end_is_refused(tmp_path, monkeypatch, endless):
+    monkeypatch.setattr(dumps, "_MAX_CHARS", 1 << 20)
+    path = pack(tmp_path / "d.bz2", b"<mediawiki>" + endless + b"x" * (1 << 23))
+    with pytest.raises(CurateError, match="it has a tag of more than 1,048,576 bytes"):
+        list(dumps.articles(str(path)))
+
+
 def test_a_dump_that_is_not_there_is_named(tmp_path):
     with pytest.raises(CurateError, match=r"none\.xml: it can't be read \(No such file or directory\), but a dump "):
         list(dumps.articles(str(tmp_path / "none.xml")))

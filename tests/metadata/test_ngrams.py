@@ -49,6 +49,7 @@ TEXTS = st.lists(st.text(st.sampled_from("aabbc雨   .-\n")))
 @pytest.fixture
 def small_batches(monkeypatch):
     monkeypatch.setattr(ngrams, "_BATCH_TOKENS", 7)
+    monkeypatch.setattr(ngrams, "_MAX_KNOWN", 5)
 
 
 @settings(deadline=None)
