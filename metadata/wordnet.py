@@ -53,7 +53,7 @@ def words(folder: str) -> list[str]:
 
 
 class WordNet:
-    """The first synset of words, as nltk's `wordnet.synsets(word)[0]` has it, 15 times faster.
+    """The first synset of words, as nltk's `wordnet.synsets(word)[0]` has it.
 
     Args:
         folder: as `_root` takes it.
