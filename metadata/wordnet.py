@@ -53,7 +53,7 @@ def words(folder: str) -> list[str]:
 
 
 class WordNet:
-    """The first synset of words, as nltk's `wordnet.synsets(word)[0]` has it, 15 times faster.
+    """The first synset of words, as nltk's `wordnet.synsets(word)[0]` has it.
 
     Args:
         folder: as `_root` takes it.
@@ -76,7 +76,7 @@ class WordNet:
         Source: nltk 3.8.1, which DataComp's text_based uses.
         Differs: a word of more than 256 characters has no synset.
         """
-        distinct = pa.DictionaryArray.from_arrays(*_encode(words))
+        distinct = words.cast(pa.string()).dictionary_encode()
         offsets = pa.array(map(self._find, distinct.dictionary.to_pylist()), pa.int64())
         return offsets.take(distinct.indices)
 
@@ -101,11 +101,6 @@ class WordNet:
             forms = _shorter(forms, part)
             found = first(forms)
         return found
-
-
-def _encode(words: pa.Array) -> tuple[pa.Array, pa.Array]:
-    encoded = words.cast(pa.string()).dictionary_encode()
-    return encoded.indices, encoded.dictionary
 
 
 def _shorter(forms: list[str], part: str) -> list[str]:

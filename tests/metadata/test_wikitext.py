@@ -53,9 +53,9 @@ HOSTILE = ["{{", "[[", "]]", "[[a:", "<ref>", "<ref ", "<!--", "{|\n", "|}\n", "
 
 
 @pytest.mark.parametrize("part", HOSTILE)
-def test_a_megabyte_of_anything_is_read(part):
+def test_much_of_anything_is_read(part):
     # Where the time grew with the square of the length these would take hours, and the run would be stopped.
-    for text in (part * (1 << 18), "x" + part * (1 << 18) + "x", part * 1000 + "x" * (1 << 18) + part[::-1] * 1000):
+    for text in (part * (1 << 16), "x" + part * (1 << 16) + "x", part * 1000 + "x" * (1 << 16) + part[::-1] * 1000):
         wikitext.tokens(plain(text))
 
 
