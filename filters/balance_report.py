@@ -36,7 +36,6 @@ def tell(entries: pa.Table, languages: Sequence[str], tally: dict[str, np.ndarra
         "rows_kept": int(tally["rows"][0]),
         "rows_matching_nothing": fitted["rows"] - fitted["rows_matching"],
         "matches_per_row": _share(count.sum(), fitted["rows_matching"]),
-        "entries": len(count),
         "entries_without_match": int((count == 0).sum()),
         "entries_above_t": int((count > t).sum()),
         "tail_share_before": _share(count[tail].sum(), count.sum()),
@@ -44,6 +43,8 @@ def tell(entries: pa.Table, languages: Sequence[str], tally: dict[str, np.ndarra
         "tail_share_after": _share(kept[tail].sum(), kept.sum()),
         "head_share_after": _share(kept[~tail].sum(), kept.sum()),
     }
+    if "languages_without_entries" in fitted:
+        record["rows_of_languages_without_entries"] = sum(fitted["languages_without_entries"].values())
     table = pa.table({"entry": entries["entry"], "count": count, "kept": kept, "probability": probability})
     if languages:
         table = table.add_column(1, "language", entries["language"])

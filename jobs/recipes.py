@@ -16,7 +16,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"    {recipe.about}")
         print(f"    steps     {', '.join(step.name for step in recipe.steps) or 'none'}")
         print(f"    source    {recipe.source}")
-        print(f"    keeps     {recipe.rows_at_small} of small's 12.8M rows")
+        if recipe.rows_at_small:
+            print(f"    keeps     {recipe.rows_at_small} of small's 12.8M rows")
         for result in recipe.expected:
             print(f"    expected  {result.scale:7} ImageNet {result.imagenet:.3f}, mean of 38 tasks {result.mean:.3f}")
     return 0

@@ -148,7 +148,7 @@ def test_help_is_quick_and_names_everything():
 def test_recipes_are_listed_with_their_source(curate):
     done = curate("recipes")
     assert done.returncode == 0
-    assert "clip_score_l14_30_percent (the default)" in done.stdout
+    assert "clip_score_balanced (the default)" in done.stdout
     assert "arXiv:2304.14108" in done.stdout
 
 
