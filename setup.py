@@ -39,6 +39,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "train": ["open_clip_torch>=3.2,<5"],
+        "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },

@@ -82,8 +82,9 @@ class EntryList:
         """The list in that file, see metadata.entries.read."""
         table = _read(path)
         found = table["language"].combine_chunks()
-        lines = pc.binary_join_element_wise(found.fill_null(""), table["entry"].combine_chunks(), "\t")
-        sha256 = hashlib.sha256("\n".join(lines.to_pylist()).encode()).hexdigest()
+        lines = pc.binary_join_element_wise(found.fill_null(""), table["entry"].combine_chunks(), "", "\n")
+        size = pc.sum(pc.binary_length(lines)).as_py()
+        sha256 = hashlib.sha256(lines.buffers()[2].slice(0, size)).hexdigest()
         if found.null_count == len(found):
             return cls(path, sha256, (), np.zeros(len(found), np.int16))
         if found.null_count:

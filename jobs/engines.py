@@ -31,7 +31,7 @@ def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Cal
     """
 
     def run(build: Callable[[Any], None]) -> None:
-        from pipeline import failures, light_beam  # noqa: F401, I001
+        from pipeline import beam_logging, failures  # noqa: F401, I001
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 

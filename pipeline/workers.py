@@ -26,7 +26,10 @@ from typing import Any, NamedTuple
 from pipeline.failures import marked
 
 #: What workers need whatever they do.
-_PRELOAD = ["pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute", "pyarrow.parquet"]
+_PRELOAD = [
+    "pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute",
+    "pyarrow.parquet",
+]  # fmt: skip
 
 #: Workers compute on one thread each: the number of workers is what bounds the cores in use.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -62,7 +65,7 @@ class _Nursery:
         before = {name: os.environ.get(name) for name in _ONE_THREAD}
         os.environ.update(_ONE_THREAD)  # read when numpy is imported, here or there
         try:
-            for name in ("pipeline.light_beam", *_PRELOAD):
+            for name in _PRELOAD:
                 importlib.import_module(name)
             gc.collect()
             gc.freeze()  # a collection writes to all that it visits, and what is written is shared no longer
@@ -113,7 +116,7 @@ def _tend(orders: Connection, preload: list[str]) -> None:
         os.dup2(nowhere, stream)
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_MALLOPT_ARENA_MAX, 2)  # with one for every thread, a worker that fetches takes an eighth more memory
-    for name in ("pipeline.light_beam", *_PRELOAD, *preload):
+    for name in (*_PRELOAD, *preload):
         importlib.import_module(name)
     gc.collect()
     gc.freeze()

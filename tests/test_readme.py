@@ -84,7 +84,7 @@ def test_every_command_of_the_readme(folder, hub):
         if command == "curate --pool commoncrawl --scale small":
             # The stand-in's rows have links that lead nowhere, so all goes well but for the images.
             assert "images could be had" in done.stderr
-            record = json.loads((folder / "runs/commoncrawl-small-clip_score_l14_30_percent/manifest.json").read_text())
+            record = json.loads((folder / "runs/commoncrawl-small-clip_score_balanced/manifest.json").read_text())
             assert record["samples"] == {"unknown_host": record["rows"]["kept"]}
         else:
             assert done.returncode == 0, f"{command}\n{done.stderr}"

@@ -103,6 +103,6 @@ def main(kind: str, *args: str) -> int:
 
 
 if __name__ == "__main__":
-    from jobs.cli import leave_with
+    from jobs.cli import as_command
 
-    leave_with(lambda: main(*sys.argv[1:]))
+    as_command(lambda: main(*sys.argv[1:]))

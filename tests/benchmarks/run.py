@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "images", "reshard", "matching")
+NAMES = ("choose", "images", "reshard", "matching", "balance")
 
 
 def main() -> int:
@@ -33,7 +33,7 @@ def main() -> int:
     args.scratch.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in args.names or NAMES:
-        options = {"size": args.rows} if name == "choose" else {}
+        options = {"size": args.rows} if name in ("choose", "balance") else {}
         for row in importlib.import_module(f"bench_{name}").rows(args.scratch, args.pairs, **options):
             print(" | ".join(filter(None, map(str, row))), file=sys.stderr, flush=True)
             rows.append(row)

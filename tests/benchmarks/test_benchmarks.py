@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, images, reshard, matching." in found.stderr
+    assert "chose: no such benchmark. There are choose, images, reshard, matching, balance." in found.stderr
 
 
 @pytest.mark.slow
@@ -109,3 +109,11 @@ def test_matching(tmp_path):
     bench_matching = importlib.import_module("bench_matching")
     whats = [row.what.strip() for row in bench_matching.rows(tmp_path, number=1, size=3000, texts=500)]
     assert [what.split(",")[0] for what in whats] == ["match 500 texts", "2 workers against 1", "compiling"]
+
+
+@pytest.mark.slow
+def test_balancing(tmp_path):
+    pytest.importorskip("ahocorasick")
+    bench_balance = importlib.import_module("bench_balance")
+    whats = [row.what.split(",")[0] for row in bench_balance.rows(tmp_path, number=1, size=4000, entries=3000)]
+    assert whats == ["count and sample", "metaclip"]
