@@ -18,7 +18,8 @@ from metadata.errors import CurateError
 ENTRIES = ["a", "dog", "the dog", "red", "red dog", ",", "U.S.", "café", "never seen", "犬", "beach", "photo of"]
 CAPTIONS = [
     "a dog", "the dog, red", "a red dog on the beach", "photo of a dog", "a", "A Dog", "", None, "a  dog",
-    "café\ta dog", "U.S. dog", "犬 が 浜辺", "dog dog dog", "nothing here", "red,dog", "the  dog", "photo of the red dog!",
+    "café\ta dog", "U.S. dog",
+    "犬 が 浜辺", "dog dog dog", "nothing here", "red,dog", "the  dog", "photo of the red dog!",
     "beach.",
 ]  # fmt: skip
 WORLD = {"en": ENTRIES[:8], "de": ["Hund", "Strand", "am Strand", "rot"], "ja": ["犬", "浜辺", "の写真", "写真"]}

@@ -166,7 +166,8 @@ def _demo(out: pathlib.Path, workers: str) -> subprocess.CompletedProcess:
 
 def _command(out: pathlib.Path, workers: str) -> list[str]:
     recipe = out.parent / "recipe.yaml"
-    recipe.write_text("name: half\nsteps:\n  - clip_score: {model: l14, fraction: 0.5}\nshards: {samples: 40}\n")
+    steps = "  - clip_score: {model: l14, fraction: 0.7}\n  - balance: {target: 150}\n"
+    recipe.write_text(f"name: half\nsteps:\n{steps}shards: {{samples: 40}}\n")
     return [
         sys.executable,
         "-m",
@@ -186,10 +187,10 @@ def test_the_demo_accounts_for_every_sample(demo_run):
     import pyarrow.parquet as pq
 
     record = json.loads((demo_run / "manifest.json").read_text())
-    assert record["rows"]["kept"] == sum(record["samples"].values()) == 201
-    assert record["samples"]["ok"] > 100
+    assert record["rows"]["kept"] == sum(record["samples"].values()) == 150
+    assert record["samples"]["ok"] > 80
     ledgers = [pq.read_table(p) for p in sorted((demo_run / "shards").glob("*.parquet"))]
-    assert [t.num_rows for t in ledgers] == [40, 40, 40, 40, 40, 1]
+    assert [t.num_rows for t in ledgers] == [40, 40, 40, 30]
     sizes = json.loads((demo_run / "shards/sizes.json").read_text())
     assert sum(sizes.values()) == record["samples"]["ok"]
 
