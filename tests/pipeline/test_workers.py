@@ -23,6 +23,9 @@ def work(item, folder, deed):
     if deed == "crash" and item == 3:
         import ctypes
         ctypes.string_at(0)
+    if deed == "orphan" and item == 3:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
     if deed == "wait":
         time.sleep(60)
 
@@ -92,6 +95,23 @@ def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
     assert "told: local runner: a worker process" in output
     assert words in output
     assert "run the same command again" in output
+
+
+def test_a_dead_nursery_is_told_and_takes_its_workers_along(start):
+    process, marks = start("orphan")
+    output, _ = process.communicate(timeout=60)
+    assert "told: local runner: the process that workers are forked from was killed by SIGKILL" in output
+    assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
+
+
+def test_a_run_is_made_from_a_process_with_threads_too(start, tmp_path):
+    (tmp_path / "script.py").write_text("import threading, time\n"
+                                        "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+                                        + SCRIPT)  # fmt: skip
+    process, marks = start("nothing")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert len(pids(marks)) == 2
 
 
 def test_workers_do_not_outlive_a_killed_driver(start):
