@@ -26,10 +26,10 @@ setup(
         "fsspec>=2024.6",
         "huggingface_hub>=0.30,<3",
         "img2dataset>=1.45,<2",  # resizing and face blurring
-        "matplotlib>=3.8,<4",  # the picture of a balance
-        "numpy>=1.26,<3",
+        "matplotlib>=3.9,<4",  # the picture of a balance
+        "numpy>=2,<3",
         "pillow>=10.3",  # image headers
-        "pyarrow>=16,<26",
+        "pyarrow>=21,<26",  # older ones write no string views, or end the process
         "pyyaml>=6",
         "webdataset>=0.2.86,<0.3",
         'standard-imghdr; python_version>="3.13"',  # img2dataset imports imghdr, gone from Python 3.13
