@@ -105,6 +105,7 @@ def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice)
         fates.append(fate)
         alive = fate == 0
         state = fit.add(state, batch if alive.all() else batch.filter(pa.array(alive)))
+        state = fit.skip(state, int(np.count_nonzero(fate)))
     if filters and not storage.exists(path := _fate_path(piece, len(filters), choice)):
         _save(path, np.concatenate(fates))
     return state
