@@ -5,9 +5,11 @@ import pathlib
 import pytest
 
 from filters import recipe_file
-from filters.captions import CaptionLength
+from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.image_based import ImageBased
 from filters.language import Cld3, Language
+from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe, describe, open_recipe
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
@@ -66,6 +68,30 @@ def test_the_built_in_recipes_can_be_written(written) -> None:
     assert recipe_file.read(written("{name: x, steps: [cld3: en]}")).steps == (Cld3(),)
 
 
+def test_steps_that_need_files(written, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a.npy").write_bytes(b"some vectors")
+    a = f"{tmp_path}/a.npy"
+    recipe = open_recipe(written(f"""
+name: by_features
+steps:
+  - caption_length: {{min_words: 0, min_chars: 6}}
+  - caption_tokens
+  - image_based: {{centroids: {a}, targets: {a}}}
+  - image_based: {{centroids: {a}, targets: {a}, embedding: b32_img}}
+  - normsim: {{targets: {a}, threshold: 3}}
+  - normsim: {{targets: {a}, fraction: 0.2, of: pool, norm: linf}}
+"""))
+    assert recipe.steps == (
+        CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(a, a, "b32_img"), NormSim(a, 3.0),
+        NormSimFraction(a, 0.2, "pool", "linf"),
+    )  # fmt: skip
+    assert str(tmp_path) not in str(describe(recipe)["steps"])
+    pathlib.Path(a).unlink()
+    missing = written(f"{{name: a, steps: [{{normsim: {{targets: {tmp_path}/none.npy, threshold: 3}}}}]}}")
+    with pytest.raises(CurateError, match=r"normsim: targets .*none\.npy: there is no such file, but every worker"):
+        open_recipe(missing)
+
+
 def test_no_steps_keep_every_row_when_that_is_said(written) -> None:
     assert open_recipe(written("{name: all, steps: []}")).steps == ()
     for text in ("name: all", "name: all\nsteps:\n"):
@@ -107,6 +133,11 @@ MISTAKES = [
     ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
     ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
     ("{name: a, steps: [{clip_score: {model: vit, threshold: 0.2}}]}", "unknown model 'vit'. Known: b32, l14."),
+    ("{name: a, steps: [{image_based: {centroids: a.npy}}]}", "step 1 (image_based): targets is missing"),
+    ("{name: a, steps: [{image_based: {centroids: a, targets: b, embedding: c}}]}", "unknown embedding 'c'"),
+    ("{name: a, steps: [{normsim: a.npy}]}", "(normsim): has neither of threshold and fraction, but exactly one"),
+    ("{name: a, steps: [{normsim: {targets: a, fraction: 2}}]}", "step 1: normsim: fraction is 2.0, but it lies above"),
+    ("{name: a, steps: [{normsim: {targets: a, threshold: 2, of: pool}}]}", "(normsim): unknown parameter 'of'"),
     ("{name: a, steps: [{where: 'sum(a) > 1'}]}", "step 1: where: 'sum(a) > 1' calls sum"),
     ("name: a\nsteps: [\n", "line 3: expected the node content, but found '<stream end>', but a recipe is YAML."),
     ("name: a\nname: b\nsteps: []", "line 2: the key 'name' comes twice"),
