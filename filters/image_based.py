@@ -43,11 +43,14 @@ class ImageBased(Filter):
         """The embedding, and the files by their sha256: where they lie does not matter.
 
         Raises:
-            CurateError: a file can't be read.
+            CurateError: a file can't be read, or is not of such vectors.
         """
         files = {"centroids": self.centroids, "targets": self.targets}
-        hashes = {f"{kind}_sha256": vectors.sha256(path, f"{self.name}: {kind}") for kind, path in files.items()}
-        return {**hashes, "embedding": self.embedding}
+        hashes = {
+            f"{kind}_sha256": vectors.sha256(path, self.embedding, f"{self.name}: {kind}")
+            for kind, path in files.items()
+        }
+        return hashes | {"embedding": self.embedding}
 
     @functools.cached_property
     def wanted(self) -> np.ndarray:
@@ -55,7 +58,7 @@ class ImageBased(Filter):
         nearest = _nearest(self.centroids, self.embedding)
         wanted = np.zeros(len(nearest.vectors), bool)
         for block in vectors.Vectors(self.targets, self.embedding, f"{self.name}: targets").blocks():
-            wanted[nearest(block)[0]] = True
+            wanted[nearest(block)] = True
         return wanted
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,8 +69,7 @@ class ImageBased(Filter):
         rows, there = features.unit(features.matrix(batch.column(self.embedding)), self.embedding)
         if not len(rows):
             return pa.array([], pa.bool_())
-        index, _ = _nearest(self.centroids, self.embedding)(rows)
-        return pa.array(there & self.wanted[index])
+        return pa.array(there & self.wanted[_nearest(self.centroids, self.embedding)(rows)])
 
 
 @functools.lru_cache(maxsize=2)

@@ -109,7 +109,7 @@ def _columns(norm: str, embedding: str) -> tuple[str, ...]:
 def _described(step: Step, targets: str) -> dict[str, Any]:
     own = dataclasses.asdict(step)  # type: ignore[call-overload]
     del own["targets"]
-    return {"targets_sha256": vectors.sha256(targets, "normsim: targets"), **own}
+    return {"targets_sha256": vectors.sha256(targets, own["embedding"], "normsim: targets"), **own}
 
 
 def normsim(column: pa.FixedSizeListArray, targets: str, norm: str, embedding: str) -> pa.FloatArray:
@@ -134,7 +134,7 @@ def _measure(targets: str, norm: str, embedding: str) -> Callable[[np.ndarray], 
     if norm == "l2":
         return lambda rows: _roots(rows, form)
     nearest = Nearest(found)
-    return lambda rows: nearest(rows)[1]
+    return lambda rows: _largest(rows, nearest)
 
 
 def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
@@ -144,3 +144,12 @@ def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
         part = rows[start : start + _ROWS].astype(np.float64)
         squares[start : start + _ROWS] = np.einsum("ij,ij->i", part @ form, part)
     return np.sqrt(squares)
+
+
+def _largest(rows: np.ndarray, nearest: Nearest) -> np.ndarray:
+    """The largest inner product of each row."""
+    products, index = np.empty(len(rows)), nearest(rows)
+    for start in range(0, len(rows), _ROWS):
+        part = slice(start, start + _ROWS)
+        products[part] = features.inner(rows[part], nearest.vectors[index[part]])
+    return products

@@ -35,7 +35,8 @@ class Vectors:
         Raises:
             CurateError: a file is not there or is something else; a vector is not finite, or all zeros.
         """
-        self.parts = [_read(name, feature, f"{where} {name}") for name in _names(path, where)]
+        self.names = _names(path, where)
+        self.parts = [_read(name, feature, f"{where} {name}") for name in self.names]
         self.dims = FEATURES[feature].type.list_size
 
     def __len__(self) -> int:
@@ -48,16 +49,12 @@ class Vectors:
 
 
 @functools.lru_cache(maxsize=8)
-def sha256(path: str, where: str) -> list[str]:
-    """Of the files, in order, 64 hexadecimal digits each; raises CurateError as Vectors does if one is not there."""
+def sha256(path: str, feature: str, where: str) -> list[str]:
+    """Of the files, in order, 64 hexadecimal digits each; raises CurateError where Vectors does."""
     hashes = []
-    for name in _names(path, where):
-        try:
-            with open(name, "rb") as file:
-                hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise CurateError(f"{where} {name}: can't be read ({error.strerror}), but every worker needs it. Check the "
-                              f"path.") from error  # fmt: skip
+    for name in Vectors(path, feature, where).names:
+        with open(name, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashes
 
 

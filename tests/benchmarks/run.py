@@ -1,6 +1,6 @@
 """All benchmarks of the project, or those that are named, as one table.
 
-    python tests/benchmarks/run.py [choose] [images] [reshard] [--pairs 5] [--rows 2000000] [--scratch FOLDER]
+    python tests/benchmarks/run.py [NAME …] [--pairs 5] [--rows 2000000] [--scratch FOLDER]
 
 Ours and the other are run in turns; a time is the median of its runs, a ratio that of the pairs. Where other work
 shares the cores, trust the ratios more than the times.
@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "images", "reshard")
+NAMES = ("choose", "features", "images", "reshard")
 
 
 def main() -> int:

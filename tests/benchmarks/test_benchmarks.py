@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, images, reshard." in found.stderr
+    assert "chose: no such benchmark. There are choose, features, images, reshard." in found.stderr
 
 
 @pytest.mark.slow
@@ -101,3 +101,10 @@ def test_images(tmp_path):
     bench_images = importlib.import_module("bench_images")
     whats = [row.what.strip() for row in bench_images.rows(tmp_path, number=1, size=12, distinct=3)]
     assert whats == ["12 images", "memory of all processes", "without start-up", "12 images, https"]
+
+
+@pytest.mark.slow
+def test_features(tmp_path):
+    bench_features = importlib.import_module("bench_features")
+    whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
+    assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from filters import recipe_file
@@ -69,27 +70,28 @@ def test_the_built_in_recipes_can_be_written(written) -> None:
 
 
 def test_steps_that_need_files(written, tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.npy").write_bytes(b"some vectors")
-    a = f"{tmp_path}/a.npy"
+    a, b = f"{tmp_path}/a.npy", f"{tmp_path}/b.npy"
+    np.save(a, np.ones((3, 768), np.float16))
+    np.save(b, np.ones((3, 512), np.float16))
     recipe = open_recipe(written(f"""
 name: by_features
 steps:
   - caption_length: {{min_words: 0, min_chars: 6}}
   - caption_tokens
   - image_based: {{centroids: {a}, targets: {a}}}
-  - image_based: {{centroids: {a}, targets: {a}, embedding: b32_img}}
+  - image_based: {{centroids: {b}, targets: {b}, embedding: b32_img}}
   - normsim: {{targets: {a}, threshold: 3}}
   - normsim: {{targets: {a}, fraction: 0.2, of: pool, norm: linf}}
 """))
     assert recipe.steps == (
-        CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(a, a, "b32_img"), NormSim(a, 3.0),
+        CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(b, b, "b32_img"), NormSim(a, 3.0),
         NormSimFraction(a, 0.2, "pool", "linf"),
     )  # fmt: skip
     assert str(tmp_path) not in str(describe(recipe)["steps"])
-    pathlib.Path(a).unlink()
-    missing = written(f"{{name: a, steps: [{{normsim: {{targets: {tmp_path}/none.npy, threshold: 3}}}}]}}")
-    with pytest.raises(CurateError, match=r"normsim: targets .*none\.npy: there is no such file, but every worker"):
-        open_recipe(missing)
+    for name, told in [("none.npy", "there is no such file"), ("b.npy", "has vectors of 512 numbers")]:
+        text = f"{{name: a, steps: [{{normsim: {{targets: {tmp_path}/{name}, threshold: 3}}}}]}}"
+        with pytest.raises(CurateError, match=rf"normsim: targets .*{name}: {told}"):
+            open_recipe(written(text))
 
 
 def test_no_steps_keep_every_row_when_that_is_said(written) -> None:

@@ -43,8 +43,8 @@ def test_several_files_in_the_order_of_their_names(tmp_path: pathlib.Path) -> No
         np.save(tmp_path / f"part{number}.npy", VALUES[5 * number : 5 * number + 5])
     assert np.array_equal(read(tmp_path / "part*.npy"), VALUES[:15])
     hashes = [hashlib.sha256((tmp_path / f"part{n}.npy").read_bytes()).hexdigest() for n in range(3)]
-    assert sha256(str(tmp_path / "part*.npy"), "x") == hashes
-    assert sha256(str(tmp_path / "part1.npy"), "x") == hashes[1:2]
+    assert sha256(str(tmp_path / "part*.npy"), "l14_img", "x") == hashes
+    assert sha256(str(tmp_path / "part1.npy"), "l14_img", "x") == hashes[1:2]
     np.save(tmp_path / "odd [1].npy", VALUES)
     assert np.array_equal(read(tmp_path / "odd [1].npy"), VALUES)
 
@@ -82,10 +82,9 @@ def test_files_that_are_not_there(tmp_path: pathlib.Path) -> None:
         told = f"step: kind {tmp_path / name}: there is no such file, but every worker needs it. Check the path."
         assert refused(tmp_path / name) == told
         with pytest.raises(CurateError, match="there is no such file"):
-            sha256(str(tmp_path / name), "step: kind")
+            sha256(str(tmp_path / name), "l14_img", "step: kind")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(CurateError, match=r"folder: can't be read \(Is a directory\)"):
-        sha256(str(tmp_path / "folder"), "step: kind")
+    assert "folder: can't be read as .npy ([Errno 21] Is a directory" in refused(tmp_path / "folder")
 
 
 def test_without_torch_a_pt_says_what_to_do(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
