@@ -63,8 +63,9 @@ class Best(Fit):
         counts, rows = state[:-1], int(state[-1])
         scored = int(counts.sum())
         if not scored:
-            raise CurateError(f"{self.name}: none of the {rows} rows that reached it has a {self.columns[0]}, but a "
-                              f"fraction needs at least one. Look at the pool and at the steps before.")
+            which = "of the pool" if self.of == "pool" else "that reached it"
+            raise CurateError(f"{self.name}: none of the {rows} rows {which} has a {self.columns[0]}, but a fraction "
+                              f"needs at least one. Look at the pool and at the steps before.")
         high, n = quantile.locate(counts, min(self.place(rows), scored - 1))
         return _LowHalf(self, high, n)
 

@@ -25,8 +25,8 @@ def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 
 def widen(values: np.ndarray) -> np.ndarray:
-    """float16 or float32 as float32."""
-    return _WIDE.take(values.view(np.uint16)) if values.dtype == np.float16 else values.astype(np.float32)
+    """float16 or float32 as float32, in C order and in memory of its own."""
+    return _WIDE.take(values.view(np.uint16)) if values.dtype == np.float16 else values.astype(np.float32, order="C")
 
 
 def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
