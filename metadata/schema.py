@@ -44,19 +44,14 @@ COLUMNS = {
     )
 }
 
-
-def _feature(name: str, kind: pa.DataType, dims: int, about: str) -> Column:
-    return Column(name, pa.list_(kind, dims), about)
-
-
 FEATURES = {
     column.name: column
     for column in (
-        _feature("b32_img", pa.float16(), 512, "embedding of the image by OpenAI CLIP ViT-B/32, of unit length"),
-        _feature("b32_txt", pa.float16(), 512, "embedding of the caption by OpenAI CLIP ViT-B/32, of unit length"),
-        _feature("l14_img", pa.float16(), 768, "embedding of the image by OpenAI CLIP ViT-L/14, of unit length"),
-        _feature("l14_txt", pa.float16(), 768, "embedding of the caption by OpenAI CLIP ViT-L/14, of unit length"),
-        _feature("dedup", pa.float32(), 256, "descriptor of the image, alike for near-duplicates"),
+        Column("b32_img", pa.list_(pa.float16(), 512), "image embedding of OpenAI CLIP ViT-B/32, of unit length"),
+        Column("b32_txt", pa.list_(pa.float16(), 512), "caption embedding of OpenAI CLIP ViT-B/32, of unit length"),
+        Column("l14_img", pa.list_(pa.float16(), 768), "image embedding of OpenAI CLIP ViT-L/14, of unit length"),
+        Column("l14_txt", pa.list_(pa.float16(), 768), "caption embedding of OpenAI CLIP ViT-L/14, of unit length"),
+        Column("dedup", pa.list_(pa.float32(), 256), "descriptor of the image, alike for near-duplicates"),
     )
 }
 

@@ -59,9 +59,9 @@ def negcliploss(rows: int) -> Pair:
 def normsim(rows: int, file: str) -> Pair:
     from filters.normsim import NormSim
 
-    folder = tempfile.mkdtemp()
-    np.save(f"{folder}/targets.npy", units(1000, 3))
-    step = NormSim(f"{folder}/targets.npy", 1.0)
+    targets = str(pathlib.Path(file).with_suffix(".targets.npy"))
+    np.save(targets, units(1000, 3))
+    step = NormSim(targets, 1.0)
     alone = reader(rows, file)
     return lambda: [step.keep(batch) for batch in alone()], lambda: [None for _ in alone()]
 
