@@ -124,7 +124,11 @@ def normsim(column: pa.FixedSizeListArray, targets: str, norm: str, embedding: s
 
 @functools.lru_cache(maxsize=4)
 def _measure(targets: str, norm: str, embedding: str) -> Callable[[np.ndarray], np.ndarray]:
-    """float32 (rows, dims) to float64 (rows,). In float64, because what float32 rounds to depends on the other rows."""
+    """float32 (rows, dims) to float64 (rows,).
+
+    To what products of float32 are rounded depends on a row's neighbours. In float64 that is far below what float32 can
+    tell, so the score it is rounded to is the same in the passes of a fit and in the filter.
+    """
     found = vectors.Vectors(targets, embedding, "normsim: targets")
     form = np.zeros((found.dims, found.dims))
     for block in found.blocks():
@@ -143,7 +147,7 @@ def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS].astype(np.float64)
         squares[start : start + _ROWS] = np.einsum("ij,ij->i", part @ form, part)
-    return np.sqrt(squares)
+    return np.sqrt(np.maximum(squares, 0))  # rounding may take nothing below nothing
 
 
 def _largest(rows: np.ndarray, nearest: Nearest) -> np.ndarray:

@@ -91,6 +91,23 @@ def test_the_fraction_of_the_step_and_of_the_pool(targets: str, norm: str) -> No
     assert kept(0.001, "step", 0) == 1
 
 
+def test_what_has_nothing_in_common_with_the_targets_scores_nothing(tmp_path: pathlib.Path) -> None:
+    axes = np.eye(768, dtype=np.float16)
+    np.save(tmp_path / "axes.npy", axes[:700])
+    scores = normsim(column_of(axes[650:]), str(tmp_path / "axes.npy"), "l2", "l14_img").to_numpy()
+    assert scores.tolist() == [1.0] * 50 + [0.0] * 68
+    one = RNG.standard_normal(768)
+    rows = RNG.standard_normal((3000, 768))
+    rows -= np.outer(rows @ one, one) / (one @ one)  # at right angles to the one target, but for rounding
+    np.save(tmp_path / "one.npy", (one / np.linalg.norm(one))[None].astype(np.float32))
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32).reshape(-1)), 768
+    )
+    scores = normsim(column, str(tmp_path / "one.npy"), "l2", "l14_img").to_numpy()
+    assert (scores >= 0).all()
+    assert (scores < 1e-6).all()
+
+
 def test_ties_stay(targets: str) -> None:
     rows = np.repeat(units(5), 20, axis=0)
     found = fitted(NormSimFraction(targets, 0.3), [batch_of(rows)])
