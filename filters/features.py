@@ -1,5 +1,7 @@
 """Features of a batch as matrices: rows of numbers of unit length, in the type that products are taken in."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 
@@ -8,6 +10,9 @@ from metadata.errors import CurateError
 #: How far a length may be from 1. Rounding a unit vector to float16 changes its length by less than 0.0005, dividing by
 #: the length in float16 by less than 0.001; what is ten times as far was never of unit length.
 TOLERANCE = 0.01
+
+#: Rows that are converted at a time: 3 MB of float32, so that a product finds them in a cache.
+_ROWS = 1024
 
 #: Every float16 as float32. Looking it up takes half the time of numpy's conversion.
 _WIDE = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
@@ -54,6 +59,13 @@ def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     if not there.all():
         units[~there] = 0
     return units, there
+
+
+def unit_blocks(features: np.ndarray, name: str) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Which rows they are, and `unit` of them, about a thousand rows at a time."""
+    for start in range(0, len(features), _ROWS):
+        part = slice(start, start + _ROWS)
+        yield part, *unit(features[part], name)
 
 
 def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:

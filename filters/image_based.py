@@ -66,10 +66,11 @@ class ImageBased(Filter):
         return self.__dict__ | {"wanted": self.wanted}
 
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        rows, there = features.unit(features.matrix(batch.column(self.embedding)), self.embedding)
-        if not len(rows):
-            return pa.array([], pa.bool_())
-        return pa.array(there & self.wanted[_nearest(self.centroids, self.embedding)(rows)])
+        values = features.matrix(batch.column(self.embedding))
+        keep = np.zeros(len(values), bool)
+        for part, rows, there in features.unit_blocks(values, self.embedding):
+            keep[part] = there & self.wanted[_nearest(self.centroids, self.embedding)(rows)]
+        return pa.array(keep)
 
 
 @functools.lru_cache(maxsize=2)

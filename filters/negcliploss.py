@@ -5,14 +5,12 @@ import math
 
 import numpy as np
 
-from filters.features import TOLERANCE, inner, unit
+from filters.features import TOLERANCE, inner, unit, unit_blocks
 from metadata.errors import CurateError
 
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 1024
 _TEXTS = 2048
-#: Rows whose features are looked at at a time.
-_ROWS = 1024
 
 #: Sums of exponentials below this are taken again in float64: float32 would have lost some of them.
 _LEAST_SUM = 1e-30
@@ -76,9 +74,7 @@ def scores(
 def _cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
     """float64, shape (rows,); NaN where one of the two has no features."""
     cosines = np.empty(len(images))
-    for start in range(0, len(images), _ROWS):
-        part = slice(start, start + _ROWS)
-        image, has_image = unit(images[part], "image features")
+    for part, image, has_image in unit_blocks(images, "image features"):
         text, has_text = unit(texts[part], "text features")
         cosines[part] = np.where(has_image & has_text, inner(image, text), np.nan)
     return cosines

@@ -19,9 +19,6 @@ from metadata.schema import FEATURES
 
 NORMS = ("l2", "linf")
 
-#: Rows that are multiplied at a time: 6 MB of float64.
-_ROWS = 1024
-
 
 @dataclasses.dataclass(frozen=True)
 class NormSim(Filter):
@@ -114,11 +111,10 @@ def _described(step: Step, targets: str) -> dict[str, Any]:
 
 def normsim(column: pa.FixedSizeListArray, targets: str, norm: str, embedding: str) -> pa.FloatArray:
     """Each row's NormSim, float32; NaN where there are no features. A row's is the same in whichever batch it comes."""
-    rows, there = features.unit(features.matrix(column), embedding)
-    if not len(rows):
-        return pa.array([], pa.float32())
-    scores = _measure(targets, norm, embedding)(rows).astype(np.float32)
-    scores[~there] = np.nan
+    values = features.matrix(column)
+    scores = np.empty(len(values), np.float32)
+    for part, rows, there in features.unit_blocks(values, embedding):
+        scores[part] = np.where(there, _measure(targets, norm, embedding)(rows), np.nan)
     return pa.array(scores, from_pandas=False)
 
 
@@ -138,22 +134,11 @@ def _measure(targets: str, norm: str, embedding: str) -> Callable[[np.ndarray], 
     if norm == "l2":
         return lambda rows: _roots(rows, form)
     nearest = Nearest(found)
-    return lambda rows: _largest(rows, nearest)
+    return lambda rows: features.inner(rows, nearest.vectors[nearest(rows)])
 
 
 def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
     """The root of x' form x of each row x: with the sum of gg' over all targets g, that is the l2 norm."""
-    squares = np.empty(len(rows))
-    for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS].astype(np.float64)
-        squares[start : start + _ROWS] = np.einsum("ij,ij->i", part @ form, part)
+    wide = rows.astype(np.float64)
+    squares = np.einsum("ij,ij->i", wide @ form, wide)
     return np.sqrt(np.maximum(squares, 0))  # rounding may take nothing below nothing
-
-
-def _largest(rows: np.ndarray, nearest: Nearest) -> np.ndarray:
-    """The largest inner product of each row."""
-    products, index = np.empty(len(rows)), nearest(rows)
-    for start in range(0, len(rows), _ROWS):
-        part = slice(start, start + _ROWS)
-        products[part] = features.inner(rows[part], nearest.vectors[index[part]])
-    return products

@@ -49,7 +49,7 @@ def share(what: str, args: list, some: int, target: float) -> Row:
 
 
 def measured(args: list) -> tuple[list[float], list[float]]:
-    """Seconds of ours and of the other, run by run, on one thread, as in a worker."""
+    """CPU seconds of ours and of the other, run by run, on one thread, as in a worker."""
     command = [sys.executable, str(HERE / "inside_features.py"), *map(str, args)]
     cost = run(command, dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     ours, other = zip(*json.loads(cost.output.splitlines()[-1]), strict=True)
