@@ -5,8 +5,8 @@
     python inside_features.py normsim RUNS ROWS FILE.parquet  NormSim of rows as they are read; reading them
     python inside_features.py read RUNS ROWS FILE.parquet     reading l14_img by batches; the file's bytes of it
 
-Prints [[ours, other], …] in seconds as JSON, after a run of each that isn't counted: seconds of CPU time, in which other
-work on the cores hardly counts, and which on one thread are else the wall's.
+Prints [[ours, other], …] in seconds as JSON, after a run of each that isn't counted. They are of CPU time, in which
+other work on the cores hardly counts; on one thread they are else the wall's.
 """
 
 import json
