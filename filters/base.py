@@ -95,6 +95,10 @@ class Fit(Step):
     def add(self, state: Any, batch: pa.RecordBatch) -> Any:
         """`state` with the rows of `batch` in it; may change `state` in place."""
 
+    def skip(self, state: Any, rows: int) -> Any:
+        """`state` with so many rows of the pool in it that the steps before have dropped; for most fits the same."""
+        return state
+
     @abc.abstractmethod
     def merge(self, state: Any, other: Any) -> Any:
         """Both states' rows in one; may change `state` in place."""

@@ -40,3 +40,26 @@ class CaptionLength(Filter):
             pc.greater_equal(pc.binary_length(trimmed), self.min_words),
         )
         return pc.and_(enough, pc.greater_equal(pc.utf8_length(text), self.min_chars)).fill_null(False)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTokens(Filter):
+    """Keeps captions of at least `min_tokens` tokens as fastText counts them.
+
+    A token is a run of anything but space, tab, newline, vertical tab, form feed, carriage return and NUL; a newline is
+    one, too. So spaces of other scripts, which `str.split()` knows, part no tokens. A null caption is dropped.
+
+    Source: DataComp (arXiv:2304.14108), image_based: more than 1 word by `fasttext.tokenize`.
+    """
+
+    min_tokens: int = 2
+    columns = ("text",)
+
+    def __post_init__(self) -> None:
+        if self.min_tokens < 0:
+            raise CurateError(f"{self.name}: min_tokens is {self.min_tokens}, but it can't be negative. "
+                              f"Give the fewest.")
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        tokens = pc.count_substring_regex(batch.column("text"), r"[^ \n\r\t\v\f\x00]+|\n")
+        return pc.greater_equal(tokens, self.min_tokens).fill_null(False)

@@ -2,14 +2,13 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters import quantile
-from filters.base import Filter, Fit
+from filters.base import Filter
+from filters.best import Best
 from metadata.errors import CurateError, unknown
 
 SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
@@ -49,7 +48,7 @@ class ClipScore(Filter):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipScoreFraction(Fit):
+class ClipScoreFraction(Best):
     """Finishes as the ClipScore that keeps the `fraction` of all rows whose scores are highest.
 
     The threshold is the score at index int(rows * fraction), from 0, of all scores in descending order; rows are those
@@ -66,62 +65,17 @@ class ClipScoreFraction(Fit):
 
     model: str
     fraction: float
-    passes: ClassVar[int] = 2
     name = "clip_score"  # type: ignore[assignment]  # what it finishes as
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", _columns(self.model))
-        if not 0 < self.fraction < 1:
-            raise CurateError(f"clip_score: fraction is {self.fraction}, but it lies above 0 and below 1. "
-                              f"Give 0.3 for the best 30 percent.")
+        super().__post_init__()
 
-    def empty(self) -> np.ndarray:
-        """Counts by the high half of the score's key, then the number of rows: int64, shape (HALVES + 1,)."""
-        return np.zeros(quantile.HALVES + 1, np.int64)
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        return batch.column(self.columns[0])
 
-    def add(self, state: np.ndarray, batch: pa.RecordBatch) -> np.ndarray:
-        state[:-1] += quantile.count(quantile.keys(batch.column(self.columns[0])) >> 16)
-        state[-1] += batch.num_rows
-        return state
+    def at(self, threshold: float) -> Filter:
+        return ClipScore(self.model, threshold)
 
-    def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
-        state += other
-        return state
-
-    def finish(self, state: np.ndarray) -> Fit:
-        counts, rows = state[:-1], int(state[-1])
-        scored = int(counts.sum())
-        if not scored:
-            raise CurateError(f"clip_score: none of the {rows} rows that reached it has a {self.columns[0]}, but a "
-                              f"fraction needs at least one. Look at the pool and at the steps before.")
-        high, n = quantile.locate(counts, min(int(rows * self.fraction), scored - 1))
-        return _LowHalf(self.model, high, n)
-
-
-@dataclasses.dataclass(frozen=True)
-class _LowHalf(Fit):
-    """The second pass of ClipScoreFraction: the threshold is the `n`-th largest score whose key begins with `high`."""
-
-    model: str
-    high: int
-    n: int
-    name = "clip_score"  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", _columns(self.model))
-
-    def empty(self) -> np.ndarray:
-        return np.zeros(quantile.HALVES, np.int64)
-
-    def add(self, state: np.ndarray, batch: pa.RecordBatch) -> np.ndarray:
-        keys = quantile.keys(batch.column(self.columns[0]))
-        state += quantile.count(keys[keys >> 16 == self.high] & (quantile.HALVES - 1))
-        return state
-
-    def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
-        state += other
-        return state
-
-    def finish(self, state: np.ndarray) -> Filter:
-        low, _ = quantile.locate(state, self.n)
-        return ClipScore(self.model, quantile.score(self.high << 16 | low))
+    def place(self, rows: int) -> int:
+        return int(rows * self.fraction)

@@ -23,25 +23,32 @@ import yaml
 
 from filters.balance import Balance
 from filters.base import Step
-from filters.captions import CaptionLength
+from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.image_based import ImageBased
 from filters.language import Cld3, Language
+from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
 from metadata.errors import CurateError, unknown
 
-#: What a YAML recipe may call a step, and what it makes; a clip_score with a fraction is a ClipScoreFraction.
+#: What a YAML recipe may call a step, and what it makes; with a fraction in place of a threshold, what FRACTIONS has.
 STEPS: dict[str, type[Step]] = {
     "caption_length": CaptionLength,
+    "caption_tokens": CaptionTokens,
     "image_size": ImageSize,
     "aspect_ratio": AspectRatio,
     "language": Language,
     "cld3": Cld3,
     "clip_score": ClipScore,
+    "image_based": ImageBased,
+    "normsim": NormSim,
     "where": Where,
     "balance": Balance,
 }
+
+FRACTIONS: dict[type[Step], type[Step]] = {ClipScore: ClipScoreFraction, NormSim: NormSimFraction}
 
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}
 
@@ -119,12 +126,12 @@ def _step(item: Any, where: str) -> Step:
     made = STEPS[name]
     if not isinstance(given, dict):
         given = {dataclasses.fields(made)[0].name: given}  # type: ignore[arg-type]
-    if made is ClipScore:
+    if made in FRACTIONS:
         if ("threshold" in given) == ("fraction" in given):
             has = "both" if "threshold" in given else "neither"
             raise CurateError(f"{where}: has {has} of threshold and fraction, but exactly one is needed. "
-                              f"Write for example: - clip_score: {{model: l14, fraction: 0.3}}")
-        made = ClipScoreFraction if "fraction" in given else ClipScore
+                              f"Give a score, or the share of the rows that score best.")
+        made = FRACTIONS[made] if "fraction" in given else made
     parameters = _parameters(made, given, where)
     try:
         return made(**parameters)

@@ -1,5 +1,8 @@
 """Every column of a pool once: its name, type, unit, range and origin.
 
+COLUMNS are in a pool's parquet files. FEATURES are too wide for them: each is an array in an npz beside the parquet
+file, whose rows are in the same order.
+
 Source: CommonPool as published with DataComp (arXiv:2304.14108). Pools under other names are mapped to these.
 """
 
@@ -41,6 +44,20 @@ COLUMNS = {
     )
 }
 
+FEATURES = {
+    column.name: column
+    for column in (
+        Column("b32_img", pa.list_(pa.float16(), 512), "image embedding of OpenAI CLIP ViT-B/32, of unit length"),
+        Column("b32_txt", pa.list_(pa.float16(), 512), "caption embedding of OpenAI CLIP ViT-B/32, of unit length"),
+        Column("l14_img", pa.list_(pa.float16(), 768), "image embedding of OpenAI CLIP ViT-L/14, of unit length"),
+        Column("l14_txt", pa.list_(pa.float16(), 768), "caption embedding of OpenAI CLIP ViT-L/14, of unit length"),
+        Column("dedup", pa.list_(pa.float32(), 256), "descriptor of the image, alike for near-duplicates"),
+    )
+}
+
+#: All columns that have a type of ours, wherever they are.
+KNOWN = COLUMNS | FEATURES
+
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t),
     pa.types.is_integer,
@@ -51,15 +68,16 @@ _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
 def fits(given: pa.DataType, needed: pa.DataType) -> bool:
     """Whether a column of type `given` can be read as `needed` without a change of meaning.
 
-    So it is for strings of any layout, whole numbers of any width, floats of any width, lists of what fits,
-    dictionaries of what fits, and a column that has nothing but nulls.
+    So it is for strings of any layout, whole numbers of any width, floats of any width, lists of what fits (of no other
+    fixed length), dictionaries of what fits, and a column that has nothing but nulls.
     """
     if pa.types.is_null(given):
         return True
     if pa.types.is_dictionary(given):
         return fits(given.value_type, needed)
     if _is_list(given) and _is_list(needed):
-        return fits(given.value_type, needed.value_type)
+        lengths = {kind.list_size for kind in (given, needed) if pa.types.is_fixed_size_list(kind)}
+        return len(lengths) <= 1 and fits(given.value_type, needed.value_type)
     return any(kind(given) and kind(needed) for kind in _KINDS)
 
 
@@ -70,7 +88,7 @@ def _is_list(kind: pa.DataType) -> bool:
 def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.Array:
     """The column's values in the type that readers hand on.
 
-    Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not in COLUMNS
+    Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not KNOWN
     keeps its type. Nulls stay.
 
     Args:
@@ -80,12 +98,14 @@ def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.
         first_row: row of the file that the array begins with, for the error.
 
     Raises:
-        CurateError: a whole number is too large, or a string is not UTF-8 (Arrow does not look when it reads).
+        CurateError: a whole number is too large, a list of another length than it must be, or a string is not UTF-8
+            (Arrow does not look when it reads).
     """
-    needed = COLUMNS[column].type if column in COLUMNS else array.type
+    needed = KNOWN[column].type if column in KNOWN else array.type
 
     def convert(part: pa.Array) -> pa.Array:
-        made = part if part.type == needed else pc.cast(part, needed, safe=not pa.types.is_floating(needed))
+        exact = not pa.types.is_floating(needed) and column not in FEATURES
+        made = part if part.type == needed else pc.cast(part, needed, safe=exact)
         made.validate(full=True)
         return made
 

@@ -39,8 +39,8 @@ class ParquetFile:
     def group_rows(self) -> list[int]:
         return [self.metadata.row_group(group).num_rows for group in range(self.metadata.num_row_groups)]
 
-    def batches(self, groups: range, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
-        """The rows of those row groups in order, at most BATCH_ROWS at a time, with the columns of those names.
+    def batches(self, groups: range, names: Iterable[str], most: int) -> Iterator[pa.RecordBatch]:
+        """The rows of those row groups in order, with the columns of those names, in batches of at most `most` rows.
 
         Raises:
             CurateError: the data is cut off or broken; the column is named.
@@ -54,9 +54,9 @@ class ParquetFile:
         )
         rows = self.group_rows[groups.start : groups.stop]
         try:
-            for first, end, _ in cut(rows, BATCH_ROWS):  # what is asked ahead is in memory until its run is read
+            for first, end, _ in cut(rows, most):  # what is asked ahead is in memory until its run is read
                 run = list(groups[first:end])
-                yield from reader.iter_batches(BATCH_ROWS, row_groups=run, columns=names, use_threads=False)
+                yield from reader.iter_batches(most, row_groups=run, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(reader, groups, names)
             raise CurateError(f"{self.path}: {broken} can't be read ({reason(error)}), but every row is needed. "

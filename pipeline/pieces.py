@@ -1,6 +1,7 @@
 """Pool files as pieces: found, checked before anything runs, and read by batches with only the columns asked for."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import glob
 import os
@@ -13,21 +14,28 @@ import pyarrow as pa
 
 from metadata import uids
 from metadata.errors import CurateError, printable, unknown
-from metadata.schema import COLUMNS, conform, fits
-from pipeline import storage
-from pipeline.parquet_file import cut, open_parquet
+from metadata.schema import FEATURES, KNOWN, conform, fits
+from pipeline import parquet_file, storage
+from pipeline.features import Features, npz_path, open_npz
+from pipeline.parquet_file import ParquetFile, cut, open_parquet
 from pipeline.pools import Pool
 from pipeline.remote import FIRST_PATIENCE_S, retried
 
 #: Files of more rows than this are cut at row groups, so that one large file still keeps every worker busy.
 PIECE_ROWS = 1 << 20
 
+#: Where features are read, about what those of a batch take: a row of them is 1 to 2 KB.
+_FEATURE_BYTES = 1 << 25
+
 _THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class PoolFile:
-    """A parquet file of a pool: its address, size in bytes, a mark that changes with its content, and its rows."""
+    """A parquet file of a pool: its address, size in bytes, a mark that changes with its content, and its rows.
+
+    Where features are read from the npz beside it, the mark changes with that, too.
+    """
 
     path: str
     size: int
@@ -45,6 +53,8 @@ class Piece:
         groups: first row group and the one after the last.
         first_row: rows of the file before the piece.
         columns: our column names to the file's own, where they differ.
+        features: those of the columns asked for that are in the npz beside the file.
+        npz: the mark of that npz, "" without features.
     """
 
     index: int
@@ -55,6 +65,8 @@ class Piece:
     first_row: int
     rows: int
     columns: tuple[tuple[str, str], ...] = ()
+    features: tuple[str, ...] = ()
+    npz: str = ""
 
     @property
     def name(self) -> str:
@@ -165,13 +177,16 @@ class Inspection:
 def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), limit: int | None = None) -> Inspection:
     """The pool's files and their pieces, with every file's footer read and its columns checked.
 
+    A feature that is not a column of the parquet file is looked for in the npz beside it, which is opened only then.
+
     Args:
         columns: those that the run will ask for.
         optional: those that it will ask for if the first file has them; then all files must.
         limit: only the first so many files.
 
     Raises:
-        CurateError: a file can't be read as parquet, lacks a column or has it in another type; or no file has a row.
+        CurateError: a file can't be read as parquet, lacks a column or has it in another type; an npz is needed and is
+            not there, or its array does not fit; or no file has a row.
     """
     found = find_files(pool, limit)
     first = _read_footer(*found[0])
@@ -184,17 +199,20 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
     wanted = sorted({*columns, *optional, *mapping})
 
     def checked(footer: _Footer) -> _Footer:
+        visible = {name for name in footer.schema.names if name not in pool.hidden}
+        features = {c: mapping.get(c, c) for c in wanted if c in FEATURES and mapping.get(c, c) not in visible}
         for column in wanted:
-            _check_column(footer, column, mapping, pool.hidden)
-        return footer
+            if column not in features:
+                _check_column(footer, column, mapping, pool.hidden)
+        return _with_features(footer, features) if features else footer
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         footers = [checked(first), *threads.map(lambda file: checked(_read_footer(*file)), found[1:])]
-    files = [PoolFile(f.path, f.size, f.etag, sum(f.group_rows)) for f in footers]
+    files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))
     if not pieces:
         raise CurateError(f"--pool {pool.name}: {len(files)} parquet files, but not one row. Check the address.")
-    return Inspection(files, pieces, optional, _our_schema(there, mapping))
+    return Inspection(files, pieces, optional, _our_schema(there, mapping, footers[0].features))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +222,8 @@ class _Footer:
     etag: str
     group_rows: list[int]
     schema: pa.Schema
+    features: tuple[str, ...] = ()
+    npz: str = ""
 
 
 def _read_footer(path: str, size: int | None) -> _Footer:
@@ -211,20 +231,38 @@ def _read_footer(path: str, size: int | None) -> _Footer:
         return _Footer(path, parquet.size, parquet.etag, parquet.group_rows, parquet.schema)
 
 
+def _with_features(footer: _Footer, features: Mapping[str, str]) -> _Footer:
+    """The footer with what `features`, our names to the arrays' own, are read from; each is checked."""
+    with contextlib.ExitStack() as stack:
+        try:
+            npz = stack.enter_context(open_npz(npz_path(footer.path)))
+        except CurateError as error:
+            missing = printable(next(iter(features.values())))
+            raise CurateError(f"{footer.path}: has no column {missing!r}, and {error}") from error
+        for column, name in features.items():
+            Features(npz, name, column, sum(footer.group_rows))
+        return dataclasses.replace(footer, features=tuple(features), npz=npz.mark)
+
+
 def _pieces(footers: list[_Footer], columns: tuple[tuple[str, str], ...]) -> Iterator[Piece]:
     index = 0
     for footer in footers:
         first_row = 0
         for first, end, rows in cut(footer.group_rows, PIECE_ROWS):
-            yield Piece(index, footer.path, footer.size, footer.etag, (first, end), first_row, rows, columns)
+            yield Piece(index, footer.path, footer.size, footer.etag, (first, end), first_row, rows, columns,
+                        footer.features, footer.npz)  # fmt: skip
             index, first_row = index + 1, first_row + rows
 
 
-def _our_schema(there: Mapping[str, pa.DataType], mapping: Mapping[str, str]) -> pa.Schema:
-    """The columns that are `there`, under our names; one whose own name is another's mapped name can't be read."""
+def _our_schema(there: Mapping[str, pa.DataType], mapping: Mapping[str, str], features: Iterable[str]) -> pa.Schema:
+    """The columns that are `there`, under our names, and the features of an npz.
+
+    A column whose own name is another's mapped name can't be read.
+    """
     ours = {name: kind for name, kind in there.items() if name not in mapping and name not in mapping.values()}
-    ours |= {name: there[theirs] for name, theirs in mapping.items() if theirs} | {"uid": pa.string()}
-    return pa.schema([(name, COLUMNS[name].type if name in COLUMNS else kind) for name, kind in ours.items()])
+    ours |= {name: there[theirs] for name, theirs in mapping.items() if theirs in there} | {"uid": pa.string()}
+    ours |= dict.fromkeys(features, pa.null())
+    return pa.schema([(name, KNOWN[name].type if name in KNOWN else kind) for name, kind in ours.items()])
 
 
 def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidden: frozenset[str]) -> None:
@@ -243,35 +281,64 @@ def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidd
         raise CurateError(f"{footer.path}: column {name!r} is there {visible.count(name)} times, but it is needed "
                           f"once. Mend the file.")
     kind = footer.schema.field(name).type
-    if column in COLUMNS and not fits(kind, COLUMNS[column].type):
-        raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but {COLUMNS[column].type} is needed for "
-                          f"{column} ({COLUMNS[column].about}). Mend the file; or {advice}.")
+    if column in KNOWN and not fits(kind, KNOWN[column].type):
+        raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but {KNOWN[column].type} is needed for "
+                          f"{column} ({KNOWN[column].about}). Mend the file; or {advice}.")
 
 
 def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
     """The piece's rows in order, in batches of at most BATCH_ROWS, with `columns` under our names and in our types.
 
     A uid the pool does not have is made from url and text. Columns that metadata.schema does not know come as they are.
+    Batches with features have fewer rows, so that these take about 32 MB.
 
     Raises:
-        CurateError: the file is not what it was when the pool was inspected, or it is cut off or broken; file and
-            column are named, and the row where there is one.
+        CurateError: the file or its npz is not what it was when the pool was inspected, or is cut off or broken; file
+            and column are named, and the row where there is one.
     """
     columns = list(columns)
     mapping = dict(piece.columns)
     made = "uid" in columns and mapping.get("uid") == ""
-    stored = {c: mapping.get(c, c) for c in [*columns, *(("url", "text") if made else ())] if not (made and c == "uid")}
+    asked = [c for c in columns if c not in piece.features and not (made and c == "uid")]
+    stored = {c: mapping.get(c, c) for c in [*asked, *(("url", "text") if made else ())]}
     rows = 0
-    with open_parquet(piece.path, piece.size) as parquet:
+    with contextlib.ExitStack() as stack:
+        parquet = stack.enter_context(open_parquet(piece.path, piece.size))
         if (parquet.size, parquet.etag) != (piece.size, piece.etag):
-            raise CurateError(f"{piece.path}: the file has changed since the run began, but a run reads one pool. "
-                              f"Run the command again when nothing writes to the pool.")
-        for raw in parquet.batches(range(*piece.groups), stored.values()):
+            raise _changed(piece.path)
+        features = _open_features(piece, [c for c in columns if c in piece.features], parquet, stack)
+        for raw in parquet.batches(range(*piece.groups), stored.values(), _most_rows(columns)):
             first_row = piece.first_row + rows
             arrays = {c: conform(raw.column(name), c, piece.path, first_row) for c, name in stored.items()}
             if made:
                 arrays["uid"] = uids.derive(arrays["url"], arrays["text"])
-            yield pa.RecordBatch.from_arrays([arrays[c] for c in columns], names=columns)
             rows += raw.num_rows
+            arrays |= {c: array.rows(first_row, piece.first_row + rows) for c, array in features.items()}
+            yield pa.RecordBatch.from_arrays([arrays[c] for c in columns], names=columns)
     if rows != piece.rows:
         raise CurateError(f"{piece.path}: {rows} rows came, but its footer says {piece.rows}. Fetch the file again.")
+
+
+def _changed(path: str) -> CurateError:
+    return CurateError(f"{path}: the file has changed since the run began, but a run reads one pool. "
+                       f"Run the command again when nothing writes to the pool.")
+
+
+def _open_features(
+    piece: Piece, columns: Iterable[str], parquet: ParquetFile, stack: contextlib.ExitStack
+) -> dict[str, Features]:
+    """Those of the columns that are in the npz, which stays open as long as `stack`."""
+    if not (columns := list(columns)):
+        return {}
+    npz = stack.enter_context(open_npz(npz_path(piece.path)))
+    if npz.mark != piece.npz:
+        raise _changed(npz.path)
+    names = dict(piece.columns)
+    return {column: Features(npz, names.get(column, column), column, sum(parquet.group_rows)) for column in columns}
+
+
+def _most_rows(columns: Iterable[str]) -> int:
+    """The most rows of a batch with these columns."""
+    kinds = [FEATURES[column].type for column in {*columns} & {*FEATURES}]
+    width = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in kinds)
+    return min(parquet_file.BATCH_ROWS, _FEATURE_BYTES // width) if kinds else parquet_file.BATCH_ROWS

@@ -124,6 +124,7 @@ def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice)
         alive = np.flatnonzero(fate == 0)
         left = batch if len(alive) == batch.num_rows else batch.take(pa.array(alive))
         state = fit.add(state, scores.complete(left, alive + offset, fit.scorers))
+        state = fit.skip(state, batch.num_rows - len(alive))
     if filters and not storage.exists(path := _fate_path(piece, len(filters), choice)):
         _save(path, np.concatenate(fates))
     scores.keep()

@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, images, reshard, matching, balance." in found.stderr
+    assert "chose: no such benchmark. There are choose, features, images, reshard, matching, balance." in found.stderr
 
 
 @pytest.mark.slow
@@ -117,3 +117,10 @@ def test_balancing(tmp_path):
     bench_balance = importlib.import_module("bench_balance")
     whats = [row.what.split(",")[0] for row in bench_balance.rows(tmp_path, number=1, size=4000, entries=3000)]
     assert whats == ["count and sample", "metaclip"]
+
+
+@pytest.mark.slow
+def test_features(tmp_path):
+    bench_features = importlib.import_module("bench_features")
+    whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
+    assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.captions import CaptionLength
+from filters.captions import CaptionLength, CaptionTokens
 from metadata.errors import CurateError
 
 SPACES = "".join(chr(c) for c in range(sys.maxunicode + 1) if chr(c).isspace())
@@ -60,3 +60,38 @@ def test_a_slice_of_a_batch_is_read_from_its_start() -> None:
 def test_negative_lengths_are_refused() -> None:
     with pytest.raises(CurateError, match=r"^caption_length: min_words is -1, but it can't be negative\."):
         CaptionLength(min_words=-1)
+
+
+def tokenize(text: str) -> list[str]:
+    """fastText's `tokenize`, restated from its reader: it gives `</s>` for a newline."""
+    tokens, word = [], ""
+    for character in text + " ":
+        if character in " \n\r\t\v\f\0":
+            tokens += [word] if word else []
+            tokens += ["</s>"] if character == "\n" else []
+            word = ""
+        else:
+            word += character
+    return tokens
+
+
+@pytest.mark.parametrize(("text", "tokens"), [
+    ("", 0), (" ", 0), ("one", 1), ("two words", 2), ("\n", 1), ("\n\n", 2), ("a\nb", 3), ("a \n b", 3),
+    ("a\0b\x0bc\x0cd", 4), ("a\xa0b", 1), ("a\u3000b", 1), ("a\x1cb", 1), ("a\x85b", 1), ("图 图", 2),
+    ("\r\n\t", 1), ("ends\n", 2),
+])  # fmt: skip
+def test_tokens_are_those_that_fasttext_gave(text: str, tokens: int) -> None:
+    assert len(tokenize(text)) == tokens
+    batch = pa.record_batch({"text": [text]})
+    assert [CaptionTokens(n).keep(batch).to_pylist() for n in (tokens, tokens + 1)] == [[True], [False]]
+
+
+@given(st.lists(st.none() | st.text(st.sampled_from("ab图\0" + SPACES), max_size=12), max_size=20), st.integers(0, 5))
+def test_tokens_equal_the_restatement(texts: list[str | None], least: int) -> None:
+    keep = CaptionTokens(least).keep(pa.record_batch({"text": pa.array(texts, pa.string())}))
+    assert keep.to_pylist() == [text is not None and len(tokenize(text)) >= least for text in texts]
+
+
+def test_a_negative_number_of_tokens_is_refused() -> None:
+    with pytest.raises(CurateError, match=r"^caption_tokens: min_tokens is -1, but it can't be negative\."):
+        CaptionTokens(-1)

@@ -153,3 +153,53 @@ def test_keeps_the_rows_of_the_rules(name: str, nulls: bool, tmp_path: pathlib.P
     expected = [row["row"] for row in rules[name](table.to_pylist())]
     assert chosen(recipe, table) == expected
     assert name == "no_filter" or 0 < len(expected) < ROWS
+
+
+IMAGE_BASED = """
+name: image_based
+steps:
+  - clip_score: {{model: l14, fraction: 0.3}}
+  - caption_length: {{min_words: 0, min_chars: 6}}
+  - caption_tokens: 2
+  - language: en
+  - image_based: {{centroids: {0}/centroids.npy, targets: {0}/targets.npy}}
+"""
+
+
+def tokens_of(text: str) -> int:
+    """How many `fasttext.tokenize` gives: runs between its seven spaces, and each newline."""
+    for space in " \r\t\v\f\0":
+        text = text.replace(space, " ")
+    return len([token for token in text.replace("\n", " </s> ").split(" ") if token])
+
+
+def test_image_based_intersect_clip_score(tmp_path: pathlib.Path) -> None:
+    import fasttext
+
+    rng = np.random.default_rng(0)
+
+    def units(rows: int) -> np.ndarray:
+        values = rng.standard_normal((rows, 768))
+        return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+
+    features, centroids, targets = units(ROWS), units(60), units(60)
+    features[::50] = 0
+    np.save(tmp_path / "centroids.npy", centroids)
+    np.save(tmp_path / "targets.npy", targets)
+    (tmp_path / "recipe.yaml").write_text(IMAGE_BASED.format(tmp_path))
+    table = pool(nulls=True)
+    wide = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), 768)
+    found = chosen(open_recipe(str(tmp_path / "recipe.yaml")), table.append_column("l14_img", wide))
+
+    model, best = fasttext.load_model(_bundled()), top_30_percent("l14", table)
+    nearest = (features.astype(float) @ centroids.astype(float).T).argmax(axis=1)
+    wanted = set((targets.astype(float) @ centroids.astype(float).T).argmax(axis=1))
+    expected = [
+        row["row"]
+        for row in table.to_pylist()
+        if best(row) and (text := row["text"]) is not None and tokens_of(text) > 1 and len(text) > 5
+        and model.predict(text.replace("\n", " "))[0][0] == "__label__en"
+        and features[row["row"]].any() and nearest[row["row"]] in wanted
+    ]  # fmt: skip
+    assert found == expected
+    assert 100 < len(found) < 800

@@ -2,12 +2,15 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from filters import recipe_file
-from filters.captions import CaptionLength
+from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.image_based import ImageBased
 from filters.language import Cld3, Language
+from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe, describe, open_recipe
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
@@ -66,6 +69,31 @@ def test_the_built_in_recipes_can_be_written(written) -> None:
     assert recipe_file.read(written("{name: x, steps: [cld3: en]}")).steps == (Cld3(),)
 
 
+def test_steps_that_need_files(written, tmp_path: pathlib.Path) -> None:
+    a, b = f"{tmp_path}/a.npy", f"{tmp_path}/b.npy"
+    np.save(a, np.ones((3, 768), np.float16))
+    np.save(b, np.ones((3, 512), np.float16))
+    recipe = open_recipe(written(f"""
+name: by_features
+steps:
+  - caption_length: {{min_words: 0, min_chars: 6}}
+  - caption_tokens
+  - image_based: {{centroids: {a}, targets: {a}}}
+  - image_based: {{centroids: {b}, targets: {b}, embedding: b32_img}}
+  - normsim: {{targets: {a}, threshold: 3}}
+  - normsim: {{targets: {a}, fraction: 0.2, of: pool, norm: linf}}
+"""))
+    assert recipe.steps == (
+        CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(b, b, "b32_img"), NormSim(a, 3.0),
+        NormSimFraction(a, 0.2, "pool", "linf"),
+    )  # fmt: skip
+    assert str(tmp_path) not in str(describe(recipe)["steps"])
+    for name, told in [("none.npy", "there is no such file"), ("b.npy", "has vectors of 512 numbers")]:
+        text = f"{{name: a, steps: [{{normsim: {{targets: {tmp_path}/{name}, threshold: 3}}}}]}}"
+        with pytest.raises(CurateError, match=rf"normsim: targets .*{name}: {told}"):
+            open_recipe(written(text))
+
+
 def test_no_steps_keep_every_row_when_that_is_said(written) -> None:
     assert open_recipe(written("{name: all, steps: []}")).steps == ()
     for text in ("name: all", "name: all\nsteps:\n"):
@@ -107,6 +135,11 @@ MISTAKES = [
     ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
     ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
     ("{name: a, steps: [{clip_score: {model: vit, threshold: 0.2}}]}", "unknown model 'vit'. Known: b32, l14."),
+    ("{name: a, steps: [{image_based: {centroids: a.npy}}]}", "step 1 (image_based): targets is missing"),
+    ("{name: a, steps: [{image_based: {centroids: a, targets: b, embedding: c}}]}", "unknown embedding 'c'"),
+    ("{name: a, steps: [{normsim: a.npy}]}", "(normsim): has neither of threshold and fraction, but exactly one"),
+    ("{name: a, steps: [{normsim: {targets: a, fraction: 2}}]}", "step 1: normsim: fraction is 2.0, but it lies above"),
+    ("{name: a, steps: [{normsim: {targets: a, threshold: 2, of: pool}}]}", "(normsim): unknown parameter 'of'"),
     ("{name: a, steps: [{where: 'sum(a) > 1'}]}", "step 1: where: 'sum(a) > 1' calls sum"),
     ("name: a\nsteps: [\n", "line 3: expected the node content, but found '<stream end>', but a recipe is YAML."),
     ("name: a\nname: b\nsteps: []", "line 2: the key 'name' comes twice"),

@@ -25,7 +25,8 @@ def test_the_same_rows_with_other_workers_and_in_another_order(curate, recipe, w
         "other": (write_pool(tmp_path / "b", toy_rows[::-1], 5), 2),
     }
     for name, (pool, workers) in runs.items():
-        done = curate("--pool", pool, "--recipe", recipe, "--select-only", "--workers", workers, "--out", tmp_path / name)
+        where = ("--pool", pool, "--workers", workers, "--out", tmp_path / name)
+        done = curate(*where, "--recipe", recipe, "--select-only")
         assert done.returncode == 0, done.stderr
     subsets = [(tmp_path / name / "subset.npy").read_bytes() for name in runs]
     counts = [(tmp_path / name / "entry_counts.parquet").read_bytes() for name in runs]

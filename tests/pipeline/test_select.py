@@ -13,6 +13,8 @@ from choosing import choose_in_a_loop, choose_on_beam, files, plan
 
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScoreFraction
+from filters.image_based import ImageBased
+from filters.normsim import NormSimFraction
 from filters.recipes import RECIPES, Recipe
 from filters.sizes import ImageSize
 from metadata import uids
@@ -42,6 +44,45 @@ def test_fits_after_filters_equal_the_restatement(toy_pool, tmp_path, toy_rows):
     choose_in_a_loop(SIZES_THEN_SCORE, pieces, choice)
     kept = {u for p in pieces for u in pq.read_table(tmp_path / f"run/kept/{p.name}.parquet")["uid"].to_pylist()}
     assert kept == expected_two(toy_rows) != set()
+
+
+def test_steps_on_features_equal_the_restatement(toy_rows, write_pool, tmp_path):
+    """Rows with features beside them, in order; the fraction is of the pool though an earlier step has dropped some."""
+    rng = np.random.default_rng(0)
+
+    def units(rows: int) -> np.ndarray:
+        values = rng.standard_normal((rows, 768))
+        return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+
+    pool = write_pool(tmp_path / "pool", toy_rows)
+    features = {}
+    for file in sorted(pool.iterdir()):
+        ids = pq.read_table(file)["uid"].to_pylist()
+        values = units(len(ids))
+        features |= dict(zip(ids, values, strict=True))
+        np.savez(file.with_suffix(".npz"), l14_img=values, l14_txt=values)
+    centroids, targets = units(20), units(15)
+    for name, values in (("centroids", centroids), ("targets", targets)):
+        np.save(tmp_path / f"{name}.npy", values)
+    steps = (
+        CaptionLength(),
+        ImageBased(f"{tmp_path}/centroids.npy", f"{tmp_path}/targets.npy"),
+        NormSimFraction(f"{tmp_path}/targets.npy", 0.05, "pool"),
+    )
+    recipe = Recipe("by_features", steps)
+    pieces, choice = plan(recipe, pool, tmp_path / "loop", kept_columns=("text",))
+    choose_in_a_loop(recipe, pieces, choice)
+    choose_on_beam(recipe, pieces, dataclasses.replace(choice, folder=str(tmp_path / "beam")), workers=2)
+    assert files(tmp_path / "loop") == files(tmp_path / "beam")
+
+    wide = {uid: values.astype(np.float64) for uid, values in features.items()}
+    wanted = set((targets.astype(float) @ centroids.astype(float).T).argmax(axis=1))
+    left = [r["uid"] for r in toy_rows if r["text"] and len(r["text"].split()) >= 3 and len(r["text"]) >= 6]
+    left = [uid for uid in left if (centroids.astype(float) @ wide[uid]).argmax() in wanted]
+    left.sort(key=lambda uid: -((targets.astype(float) @ wide[uid]) ** 2).sum())
+    kept = {u for p in pieces for u in pq.read_table(tmp_path / f"loop/kept/{p.name}.parquet")["uid"].to_pylist()}
+    assert kept == set(left[: len(toy_rows) // 20])
+    assert len(left) > 60
 
 
 def test_beam_equals_plain_calls_byte_for_byte(recipe, toy_pool, tmp_path):

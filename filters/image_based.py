@@ -1,0 +1,78 @@
+"""The filter on what an image shows: whether it is alike to images of a benchmark."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from filters import features, vectors
+from filters.base import Filter
+from filters.nearest import Nearest
+from metadata.errors import unknown
+from metadata.schema import FEATURES
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBased(Filter):
+    """Keeps pairs whose image's nearest centroid is also the nearest of a target image.
+
+    The nearest has the largest inner product; of equal ones, the first. A row without features is dropped.
+
+    Args:
+        centroids: path of a file of vectors (see filters.vectors.Vectors): of the clusters of a pool's images, 100,000
+            in the paper.
+        targets: path, or a glob of paths, of files of vectors: features of the images to be alike to, ImageNet's in the
+            paper.
+        embedding: the column of features; centroids and targets are of the same model.
+
+    Source: DataComp (arXiv:2304.14108), image-based filtering.
+    """
+
+    centroids: str
+    targets: str
+    embedding: str = "l14_img"
+
+    def __post_init__(self) -> None:
+        if self.embedding not in FEATURES:
+            raise unknown("embedding", self.embedding, FEATURES, where=self.name)
+        object.__setattr__(self, "columns", (self.embedding,))
+
+    def describe(self) -> dict[str, Any]:
+        """The embedding, and the files by their sha256: where they lie does not matter.
+
+        Raises:
+            CurateError: a file can't be read, or is not of such vectors.
+        """
+        files = {"centroids": self.centroids, "targets": self.targets}
+        hashes = {
+            f"{kind}_sha256": vectors.sha256(path, self.embedding, f"{self.name}: {kind}")
+            for kind, path in files.items()
+        }
+        return hashes | {"embedding": self.embedding}
+
+    @functools.cached_property
+    def wanted(self) -> np.ndarray:
+        """Which centroids are the nearest of a target: bool, shape (centroids,)."""
+        nearest = _nearest(self.centroids, self.embedding)
+        wanted = np.zeros(len(nearest.vectors), bool)
+        for block in vectors.Vectors(self.targets, self.embedding, f"{self.name}: targets").blocks():
+            wanted[nearest(block)] = True
+        return wanted
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers get `wanted` with the step: to find it takes as long for a million targets as to filter so many rows.
+        return self.__dict__ | {"wanted": self.wanted}
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        values = features.matrix(batch.column(self.embedding))
+        keep = np.zeros(len(values), bool)
+        for part, rows, there in features.unit_blocks(values, self.embedding):
+            keep[part] = there & self.wanted[_nearest(self.centroids, self.embedding)(rows)]
+        return pa.array(keep)
+
+
+@functools.lru_cache(maxsize=2)
+def _nearest(centroids: str, embedding: str) -> Nearest:
+    return Nearest(vectors.Vectors(centroids, embedding, "image_based: centroids"))

@@ -1,0 +1,83 @@
+"""The nearest of many vectors, by products in blocks."""
+
+import numpy as np
+
+from filters.features import inner
+from filters.vectors import Vectors
+
+#: Products are taken of so many rows with so many vectors at a time: 32 MB of float32.
+_ROWS = 1024
+_VECTORS = 8192
+#: Pairs that are decided in float64 at a time: few enough for a cache.
+_PAIRS = 128
+
+
+class Nearest:
+    """Finds the vector that has the largest inner product with a row.
+
+    Attributes:
+        vectors: in memory: float32, shape (vectors, dims).
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors = np.empty((len(vectors), vectors.dims), np.float32)
+        first = longest = 0
+        for block in vectors.blocks():
+            self.vectors[first : first + len(block)] = block
+            first, longest = first + len(block), max(longest, inner(block, block).max())
+        # Twice what rounding may change a float32 product with a row of length 1 by, in whatever order it is summed.
+        self.slack = 2 * vectors.dims * 2.0**-24 * longest**0.5
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Which vector is the nearest of each row.
+
+        Products are taken in float32. Where its rounding leaves open which is the largest, float64 decides, and of
+        equal products the lowest index. So the answer is exact, and the same in any batch and on any machine: to what
+        a float32 product is rounded depends on both.
+
+        Args:
+            rows: float32, shape (rows, dims), in C order, finite.
+
+        Returns:
+            int64, shape (rows,).
+        """
+        index, largest = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
+        slack = np.float32(1.01 * self.slack) * np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        space = np.empty(_ROWS * min(_VECTORS, len(self.vectors)), np.float32)
+        for start in range(0, len(rows), _ROWS):
+            part = slice(start, start + _ROWS)
+            for first in range(0, len(self.vectors), _VECTORS):
+                self._improve(rows[part], first, slack[part], space, index[part], largest[part])
+        return index
+
+    def _improve(
+        self, rows: np.ndarray, first: int, slack: np.ndarray, space: np.ndarray, index: np.ndarray, largest: np.ndarray
+    ) -> None:
+        """Puts those of the vectors from `first` on that are nearer into `index`, and their products into `largest`."""
+        vectors = self.vectors[first : first + _VECTORS]
+        n = len(vectors)
+        products = np.matmul(rows, vectors.T, out=space[: len(rows) * n].reshape(len(rows), n))
+        most = products[np.arange(len(rows)), products.argmax(axis=1)]  # faster than max
+        hopeful = np.flatnonzero(most >= largest - slack)
+        least = (np.maximum(largest, most) - slack)[hopeful]
+        # Pairs in reach of the largest, found in one dimension, because numpy is slow to find them in two.
+        pairs = np.flatnonzero((products if len(hopeful) == len(rows) else products[hopeful]) >= least[:, None])
+        # Beside them, what was the nearest before, where it is in reach, too.
+        before = hopeful[largest[hopeful] >= least]
+        row = np.concatenate([before, hopeful[pairs // n]])
+        vector = np.concatenate([index[before], first + pairs % n])
+        np.maximum(largest, most, out=largest)
+        open_rows = np.bincount(row, minlength=len(rows)) > 1
+        settled = ~open_rows[row]
+        index[row[settled]] = vector[settled]
+        self._decide(rows, row[~settled], vector[~settled], index)
+
+    def _decide(self, rows: np.ndarray, row: np.ndarray, vector: np.ndarray, index: np.ndarray) -> None:
+        """Puts into `index`, of each row's pairs with vectors, the one of the largest product in float64."""
+        exact = np.empty(len(row))
+        for start in range(0, len(row), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            exact[part] = inner(rows[row[part]], self.vectors[vector[part]])
+        order = np.lexsort((vector, -exact, row))
+        best = order[np.diff(row[order], prepend=-1) > 0]
+        index[row[best]] = vector[best]

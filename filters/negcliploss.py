@@ -1,0 +1,121 @@
+"""negCLIPLoss: how well a pair fits, beside how well its image and its caption fit those of other pairs."""
+
+import hashlib
+import math
+
+import numpy as np
+
+from filters.features import TOLERANCE, inner, unit, unit_blocks
+from metadata.errors import CurateError
+
+#: Products are taken of so many images with so many captions at a time: 8 MB of float32.
+_IMAGES = 1024
+_TEXTS = 2048
+
+#: Sums of exponentials below this are taken again in float64: float32 would have lost some of them.
+_LEAST_SUM = 1e-30
+
+
+def scores(
+    images: np.ndarray,
+    texts: np.ndarray,
+    uids: np.ndarray,
+    *,
+    seed: int = 0,
+    batch: int = 32_768,
+    tau: float = 0.01,
+    draws: int = 10,
+) -> np.ndarray:
+    """Each pair's cosine, less what a CLIP would lose it in batches of other pairs of the same file; higher is better.
+
+    score_i = cos_i - tau / 2 * (log sum_j exp(image_i . text_j / tau) + log sum_j exp(image_j . text_i / tau)), where j
+    are the pairs of i's batch, i among them; the mean over `draws` batches.
+
+    In each draw every pair is in one batch. Batches are cut from the pairs in the order of a hash of uid, seed and
+    draw, so they do not depend on the order of the rows. The last batch, which is short, is filled up with pairs from
+    the start of that order, because a sum over fewer pairs is smaller. A file of fewer pairs than a batch fills it
+    several times over, i among them: take a batch no larger than the smallest file.
+
+    Args:
+        images, texts: float16 or float32, shape (rows, dims), of unit length; memory-mapped or not. Only a batch of
+            them is held at a time.
+        uids: UID_DTYPE, shape (rows,).
+        batch: pairs in a batch, 2 or more.
+        tau: the temperature, 0.003 or more.
+
+    Returns:
+        float32, shape (rows,); NaN where image or text has no features. Such rows are in no batch.
+
+    Raises:
+        CurateError: features that are not of unit length, or a parameter out of range.
+
+    Source: negCLIPLoss (arXiv:2405.19547); batch, tau and draws are the paper's.
+    Differs: the last batch is filled up, and sums are taken so that they do not overflow.
+    """
+    for name, value, least in (("batch", batch, 2), ("tau", tau, 0.003), ("draws", draws, 1)):
+        if not value >= least:
+            raise CurateError(f"negcliploss: {name} is {value}, but it is at least {least}. Give more.")
+    cosines = _cosines(images, texts)
+    rows = np.flatnonzero(~np.isnan(cosines))
+    losses = np.zeros(len(cosines))
+    for draw in range(draws):
+        order = rows[np.argsort(_hashes(uids[rows], seed, draw), kind="stable")]
+        for start in range(0, len(order), batch):
+            own = order[start : start + batch]
+            members = np.concatenate([own, np.resize(order, batch - len(own))])
+            place = np.argsort(members, kind="stable")  # files are read in order
+            images_of, texts_of = (unit(array[members[place]], "")[0] for array in (images, texts))
+            sums = np.empty(batch)
+            sums[place] = _log_sums(images_of, texts_of, tau)
+            losses[own] += sums[: len(own)]
+    return (cosines - tau / 2 * losses / draws).astype(np.float32)
+
+
+def _cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """float64, shape (rows,); NaN where one of the two has no features."""
+    cosines = np.empty(len(images))
+    for part, image, has_image in unit_blocks(images, "image features"):
+        text, has_text = unit(texts[part], "text features")
+        cosines[part] = np.where(has_image & has_text, inner(image, text), np.nan)
+    return cosines
+
+
+def _hashes(uids: np.ndarray, seed: int, draw: int) -> np.ndarray:
+    """uint64, shape (rows,)."""
+    salt = hashlib.blake2b(f"{seed}/{draw}".encode(), digest_size=16).digest()
+    raw = uids.tobytes()
+    digests = (hashlib.blake2b(raw[i : i + 16], digest_size=8, salt=salt).digest() for i in range(0, len(raw), 16))
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
+def _log_sums(images: np.ndarray, texts: np.ndarray, tau: float) -> np.ndarray:
+    """log sum_j exp(image_i . text_j / tau) + log sum_j exp(image_j . text_i / tau) of each pair i: float64, (pairs,).
+
+    Overwrites `images`.
+
+    One product serves both sums. Exponents are shifted so far that the largest sum that can be is finite in float32.
+    There is room for sums 10^60 times smaller; where features are so opposite that one is smaller still, float64 has
+    it.
+    """
+    images /= np.float32(tau)
+    shift = (1 + TOLERANCE) ** 2 / tau - (math.log(np.finfo(np.float32).max) - math.log(len(images)) - 1)
+    sums = _sums(images, texts, shift, np.float32)
+    if min(part.min() for part in sums) < _LEAST_SUM:
+        sums = _sums(images, texts, shift, np.float64)
+    return np.log(sums[0]) + np.log(sums[1]) + 2 * float(np.float32(shift))
+
+
+def _sums(images: np.ndarray, texts: np.ndarray, shift: float, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of exp(image . text - shift), of each image over all texts and of each text over all images: float64."""
+    of_images, of_texts = np.zeros(len(images)), np.zeros(len(texts))
+    space = np.empty(_IMAGES * _TEXTS, np.float32)
+    for i in range(0, len(images), _IMAGES):
+        for j in range(0, len(texts), _TEXTS):
+            some, others = images[i : i + _IMAGES], texts[j : j + _TEXTS]
+            product = np.matmul(some, others.T, out=space[: len(some) * len(others)].reshape(len(some), len(others)))
+            product -= np.float32(shift)
+            terms: np.ndarray = product.astype(dtype, copy=False)
+            np.exp(terms, out=terms)
+            of_images[i : i + _IMAGES] += terms.sum(axis=1)
+            of_texts[j : j + _TEXTS] += terms.sum(axis=0)
+    return of_images, of_texts

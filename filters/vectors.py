@@ -1,0 +1,128 @@
+"""Vectors that features are compared with, and the files they are in."""
+
+import functools
+import glob
+import hashlib
+import os
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from filters.features import inner, widen
+from metadata.errors import CurateError, reason
+from metadata.schema import FEATURES
+
+#: Vectors that are converted at a time: 24 MB of float32.
+_BLOCK = 8192
+
+
+class Vectors:
+    """The vectors in a file, or in the files of a glob, one after the other in the order of their names.
+
+    A file is a .npy, or a .pt that holds a tensor, an array or, as DataComp's of ImageNet do, a mapping with one under
+    `image_features`. A .npy is mapped and not read into memory.
+    """
+
+    def __init__(self, path: str, feature: str, where: str) -> None:
+        """Opens the files, and looks at every vector.
+
+        Args:
+            feature: the column they are compared with, whose dimension they must have.
+            where: the step and what it calls the path, for errors.
+
+        Raises:
+            CurateError: a file is not there or is something else; a vector is not finite, or all zeros.
+        """
+        self.names = _names(path, where)
+        self.parts = [_read(name, feature, f"{where} {name}") for name in self.names]
+        self.dims = FEATURES[feature].type.list_size
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The vectors in order as float32, a few thousand at a time."""
+        for part in self.parts:
+            yield from _blocks(part)
+
+
+@functools.lru_cache(maxsize=8)
+def sha256(path: str, feature: str, where: str) -> list[str]:
+    """Of the files, in order, 64 hexadecimal digits each; raises CurateError where Vectors does."""
+    hashes = []
+    for name in Vectors(path, feature, where).names:
+        with open(name, "rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return hashes
+
+
+def _names(path: str, where: str) -> list[str]:
+    found = [path] if os.path.exists(path) else sorted(glob.glob(path))
+    if not found:
+        raise CurateError(f"{where} {path}: there is no such file, but every worker needs it. Check the path.")
+    return found
+
+
+def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
+    for first in range(0, len(vectors), _BLOCK):
+        yield widen(vectors[first : first + _BLOCK])
+
+
+def _read(path: str, feature: str, where: str) -> np.ndarray:
+    """float16 or float32, shape (vectors, dims)."""
+    vectors = _tensor(path, where) if path.endswith((".pt", ".pth")) else _array(path, where)
+    dims = FEATURES[feature].type.list_size
+    if vectors.dtype not in (np.float16, np.float32) or vectors.ndim != 2 or not len(vectors):
+        raise CurateError(f"{where}: is {vectors.dtype} of the shape {vectors.shape}, but float16 or float32 of the "
+                          f"shape (vectors, {dims}) is needed. Save it so.")  # fmt: skip
+    if vectors.shape[1] != dims:
+        raise CurateError(f"{where}: has vectors of {vectors.shape[1]} numbers, but {feature} has {dims}: it is of "
+                          f"another model. Take the one that made {feature}.")  # fmt: skip
+    first = 0
+    for block in _blocks(vectors):
+        squares = inner(block, block)
+        if not (good := np.isfinite(squares) & (squares > 0)).all():
+            number = first + int(good.argmin())
+            raise CurateError(f"{where}: vector {number} is all zeros, or has a NaN or an infinity, but "
+                              f"each must have a length. Leave it out.")  # fmt: skip
+        first += len(block)
+    return vectors
+
+
+def _array(path: str, where: str) -> np.ndarray:
+    try:
+        # Mapped, too, because what a damaged header says of the size would otherwise be taken from memory.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError) as error:
+        raise CurateError(f"{where}: can't be read as .npy ({reason(error)}), but vectors are one, or a .pt. Fetch or "
+                          f"save it again.") from error  # fmt: skip
+    if not isinstance(found, np.ndarray):
+        raise CurateError(f"{where}: is an npz, but vectors are one array. Save it alone, with numpy.save.")
+    return found
+
+
+def _tensor(path: str, where: str) -> np.ndarray:
+    try:
+        import torch
+    except ImportError as error:
+        raise CurateError(f"{where}: the package torch is not installed, but a .pt is read with it. Save the vectors "
+                          f"as .npy, or run: pip install 'clip-curate[train]'") from error  # fmt: skip
+    # DataComp's centroids are a numpy array, which torch reads only if told what an array is made of.
+    rebuild: Any = np.empty(0).__reduce__()[0]
+    known: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    known += [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in (np.float16, np.float32))]
+    try:
+        with torch.serialization.safe_globals(known):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, TypeError, OSError, LookupError) as error:
+        raise CurateError(f"{where}: can't be read as a tensor ({reason(error)}), but vectors are one, or a .npy. "
+                          f"Fetch it again, or save it as .npy.") from error  # fmt: skip
+    found = found.get("image_features") if isinstance(found, dict) else found
+    if isinstance(found, torch.Tensor) and found.dtype in (torch.float16, torch.float32):
+        found = found.detach().contiguous().numpy()
+    if not isinstance(found, np.ndarray):
+        kind = getattr(found, "dtype", type(found).__name__)
+        raise CurateError(f"{where}: holds {kind}, but a tensor of float16 or float32 is needed. Save it so.")
+    return found

@@ -1,0 +1,65 @@
+"""Features: nearest centroids and negCLIPLoss against one product of their size, NormSim against reading, reading."""
+
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from inside_features import DIMS, units
+from measure import Row, run
+
+HERE = pathlib.Path(__file__).parent
+
+
+def rows(scratch: pathlib.Path, number: int, size: int = 100_000) -> Iterator[Row]:
+    """The table's lines, measured one by one.
+
+    Args:
+        scratch: a folder for the pool file, which stays.
+        number: of alternating runs.
+        size: rows of the file; all else is scaled with it.
+    """
+    file = make_file(scratch, size)
+    for vectors, some in ((size // 100, size // 5), (size, size // 100)):
+        yield share(f"nearest of {vectors:,} centroids, {some:,} rows", ["nearest", number, some, vectors], some, 0.85)
+    some = size // 6 // 4 * 4
+    yield share(f"negCLIPLoss, one draw, a batch of {some:,}", ["negcliploss", number, some], some, 0.8)
+    ours, other = measured(["normsim", number, size, file])
+    extra = statistics.median(a - b for a, b in zip(ours, other, strict=True))
+    yield Row(f"NormSim l2, {size:,} rows", f"{statistics.median(ours):.2f} s",
+              f"{statistics.median(other):.2f} s reading", f"+{extra / size * 1e6:.1f} us/row", "", None)  # fmt: skip
+    ours, other = measured(["read", number, size, file])
+    megabytes = size * DIMS * 2 / 1e6
+    yield Row(f"reading l14_img, {megabytes:,.0f} MB", f"{megabytes / statistics.median(ours):,.0f} MB/s",
+              f"{megabytes / statistics.median(other):,.0f} MB/s plain reads",
+              f"{statistics.median(b / a for a, b in zip(ours, other, strict=True)):.2f}", "", None)  # fmt: skip
+
+
+def share(what: str, args: list, some: int, target: float) -> Row:
+    """Rows a second, and what share they are of those that the product alone would make."""
+    ours, other = measured(args)
+    found = statistics.median(b / a for a, b in zip(ours, other, strict=True))
+    return Row(what, f"{some / statistics.median(ours):,.0f} rows/s",
+               f"{some / statistics.median(other):,.0f} rows/s sgemm", f"{found:.2f}", f">= {target:g}",
+               found >= target)  # fmt: skip
+
+
+def measured(args: list) -> tuple[list[float], list[float]]:
+    """CPU seconds of ours and of the other, run by run, on one thread, as in a worker."""
+    command = [sys.executable, str(HERE / "inside_features.py"), *map(str, args)]
+    cost = run(command, dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    ours, other = zip(*json.loads(cost.output.splitlines()[-1]), strict=True)
+    return list(ours), list(other)
+
+
+def make_file(scratch: pathlib.Path, size: int) -> pathlib.Path:
+    """A parquet file of that many rows and its npz, made once."""
+    file = scratch / f"features-{size}.parquet"
+    if not file.exists():
+        np.savez(file.with_suffix(".npz"), l14_img=units(size, 0))
+        pq.write_table(pa.table({"uid": [f"{i:032x}" for i in range(size)]}), file)
+    return file

@@ -1,0 +1,105 @@
+"""Work on features against the least that it is made of, in turns, in one process.
+
+    python inside_features.py nearest RUNS ROWS VECTORS       the nearest of many vectors; one product of that size
+    python inside_features.py negcliploss RUNS ROWS           one draw of a batch of all rows; one product of that size
+    python inside_features.py normsim RUNS ROWS FILE.parquet  NormSim of rows as they are read; reading them
+    python inside_features.py read RUNS ROWS FILE.parquet     reading l14_img by batches; the file's bytes of it
+
+Prints [[ours, other], …] in seconds as JSON, after a run of each that isn't counted. They are of CPU time, in which
+other work on the cores hardly counts; on one thread they are else the wall's.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+DIMS = 768
+Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def units(rows: int, seed: int) -> np.ndarray:
+    """float16, as a pool has features."""
+    values = np.random.default_rng(seed).standard_normal((rows, DIMS), np.float32)
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16)
+
+
+def product(rows: int, vectors: int) -> Callable[[], object]:
+    """One product of float32 that many rows by that many vectors, into memory that is there already."""
+    a, b = units(rows, 0).astype(np.float32), units(vectors, 1).astype(np.float32)
+    out = np.ones((rows, vectors), np.float32)
+    return lambda: np.matmul(a, b.T, out=out)
+
+
+def nearest(rows: int, vectors: int) -> Pair:
+    from filters.features import unit_blocks
+    from filters.nearest import Nearest
+    from filters.vectors import Vectors
+
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/vectors.npy", units(vectors, 1))
+        find = Nearest(Vectors(f"{folder}/vectors.npy", "l14_img", "benchmark"))
+    features = units(rows, 0)
+    return lambda: [find(block) for _, block, _ in unit_blocks(features, "benchmark")], product(rows, vectors)
+
+
+def negcliploss(rows: int) -> Pair:
+    from filters.negcliploss import scores
+    from metadata.uids import UID_DTYPE
+
+    images, texts = units(rows, 0), units(rows, 1)
+    uids = np.random.default_rng(2).integers(0, 1 << 63, 2 * rows, np.uint64).view(UID_DTYPE)
+    part = product(rows // 4, rows)  # four times: the whole of it would be large
+    return lambda: scores(images, texts, uids, batch=rows, draws=1), lambda: [part() for _ in range(4)]
+
+
+def normsim(rows: int, file: str) -> Pair:
+    from filters.normsim import NormSim
+
+    targets = str(pathlib.Path(file).with_suffix(".targets.npy"))
+    np.save(targets, units(1000, 3))
+    step = NormSim(targets, 1.0)
+    alone = reader(rows, file)
+    return lambda: [step.keep(batch) for batch in alone()], lambda: [None for _ in alone()]
+
+
+def reader(rows: int, file: str) -> Callable[[], object]:
+    from pipeline.pieces import batches, inspect
+    from pipeline.pools import open_pool
+
+    found = inspect(open_pool(file, None, {}), ["uid", "l14_img"])
+    assert found.rows == rows
+    return lambda: (batch for piece in found.pieces for batch in batches(piece, ["uid", "l14_img"]))
+
+
+def read(rows: int, file: str) -> Pair:
+    alone = reader(rows, file)
+    path = pathlib.Path(file).with_suffix(".npz")
+
+    def raw() -> None:
+        with path.open("rb") as opened:
+            for start in range(0, 2 * DIMS * rows, 1 << 25):
+                opened.read(min(1 << 25, 2 * DIMS * rows - start))
+
+    return lambda: [None for _ in alone()], raw
+
+
+def main(kind: str, runs: str, *args: str) -> None:
+    made = {"nearest": nearest, "negcliploss": negcliploss, "normsim": normsim, "read": read}[kind]
+    work = made(*(int(arg) if arg.isdecimal() else arg for arg in args))
+    taken = []
+    for _ in range(int(runs) + 1):
+        taken.append([])
+        for job in work:
+            start = time.process_time()
+            job()
+            taken[-1].append(time.process_time() - start)
+    print(json.dumps(taken[1:]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
