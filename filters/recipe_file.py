@@ -25,6 +25,7 @@ from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.duplicates import Distinct, GroupSize
 from filters.language import Cld3, Language
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
@@ -41,6 +42,8 @@ STEPS: dict[str, type[Step]] = {
     "clip_score": ClipScore,
     "where": Where,
     "balance": Balance,
+    "distinct": Distinct,
+    "group_size": GroupSize,
 }
 
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}

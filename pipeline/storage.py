@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done before both would be
     import fsspec
+    import numpy as np
     import pyarrow as pa
 
 
@@ -103,6 +104,17 @@ def read(path: str) -> bytes:
             return file.read()
     fs, name = filesystem(path)
     return fs.cat_file(name)
+
+
+def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.ndarray":
+    """`count` numbers that begin at the byte `offset` of the file; no other part of it is read."""
+    import numpy as np
+
+    if is_local(path):
+        return np.fromfile(path, dtype, count, offset=offset)
+    fs, name = filesystem(path)
+    data = fs.cat_file(name, start=offset, end=offset + count * dtype.itemsize) if count else b""
+    return np.frombuffer(data, dtype)
 
 
 def open_read(path: str) -> BinaryIO:
