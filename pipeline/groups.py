@@ -100,15 +100,16 @@ def judge_partition(
     path = _judged_path(partition, number, choice.folder)
     if storage.exists(path):
         return
-    found = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
-    rows = np.concatenate(found)
+    parts = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.concatenate(parts)
+    del parts  # memory holds the range only once
     order = _order(rows)
-    keep = np.empty(len(rows), bool)
-    keep[order] = step.judge(*_sizes_and_places(rows[order]))
-    ends = np.cumsum([len(part) for part in found])
-    kept = np.split(keep, ends[:-1])
-    dropped = [part["row"][~stay].astype(_DROPPED) for part, stay in zip(found, kept, strict=True)]
-    _write_parts(path, dropped, _DROPPED)
+    dropped = np.empty(len(rows), bool)
+    dropped[order] = ~step.judge(*_sizes_and_places(rows[order]))
+    numbers = rows["row"].astype(_DROPPED)
+    by_piece = zip(np.split(numbers, ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
+    _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
 
 
 def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) -> None:
