@@ -24,6 +24,8 @@ class Scorer(abc.ABC):
     column: str
     #: Names of the columns that it reads: the pool's, or those of scorers before it.
     columns: tuple[str, ...]
+    #: Whether kept rows are written with the column.
+    is_kept: ClassVar[bool] = True
 
     def build(self) -> pa.Buffer:
         """What every worker needs to score, made once by the driver and kept as a file; empty where that is nothing."""

@@ -27,6 +27,7 @@ from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import Distinct, GroupSize
 from filters.language import Cld3, Language
+from filters.not_listed import NotListed
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
@@ -44,6 +45,7 @@ STEPS: dict[str, type[Step]] = {
     "balance": Balance,
     "distinct": Distinct,
     "group_size": GroupSize,
+    "not_listed": NotListed,
 }
 
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}

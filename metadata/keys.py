@@ -13,7 +13,7 @@ KEY_DTYPE = np.dtype([("high", "<u8"), ("low", "<u8")])
 _HEXADECIMAL = ("uid", "sha256")
 
 
-def keys(values: pa.Array, column: str) -> np.ndarray:
+def keys_of(values: pa.Array, column: str) -> np.ndarray:
     """The first 128 bits of each value's blake2b: KEY_DTYPE, shape (len(values),); equal where the values are.
 
     Args:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.base import Filter, Grouping
-from metadata.keys import KEY_DTYPE, keys
+from metadata.keys import KEY_DTYPE, keys_of
 from pipeline import select, storage
 from pipeline.pieces import Piece
 
@@ -61,7 +61,7 @@ def _rows(batch: pa.RecordBatch, step: Grouping, first_row: int) -> np.ndarray:
     """The batch's rows that have a value: ROW."""
     valid = pc.is_valid(batch.column(step.by))
     batch, numbers = batch.filter(valid), np.flatnonzero(valid)
-    rows, key = np.empty(len(numbers), ROW), keys(batch.column(step.by), step.by)
+    rows, key = np.empty(len(numbers), ROW), keys_of(batch.column(step.by), step.by)
     rows["high"], rows["low"] = key["high"], key["low"]
     rows["rank"], rows["row"] = step.ranks(batch), numbers + first_row
     return rows

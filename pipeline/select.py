@@ -40,7 +40,7 @@ class Choice:
         folder: the run's folder.
         checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
-        scorers: what works out the columns that kept/ has besides.
+        scorers: what works out columns; kept/ has those that are to be kept.
         partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
         keep_dropped: dropped uids are written too.
     """
@@ -177,12 +177,13 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     if storage.exists(marker(piece, choice.folder)):
         return
     fates, words, positions, scores = [], [], [], Scores(piece, choice.folder)
+    scorers = [scorer for scorer in choice.scorers if scorer.is_kept]
     with storage.atomic(kept := storage.join(choice.folder, "kept", f"{piece.name}.parquet")) as file:
         writer: pq.ParquetWriter | None = None
         for batch, fate, offset in walk(piece, filters, ["uid", *choice.kept_columns], choice, scores):
             alive = np.flatnonzero(fate == 0)
             chosen = batch.select(["uid", *choice.kept_columns]).take(pa.array(alive))
-            chosen = scores.complete(chosen, alive + offset, choice.scorers)
+            chosen = scores.complete(chosen, alive + offset, scorers)
             # Uids, captions and scores hardly repeat, so a dictionary of them is only work.
             writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen)
