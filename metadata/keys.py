@@ -17,8 +17,7 @@ def keys_of(values: pa.Array, column: str) -> np.ndarray:
     """The first 128 bits of each value's blake2b: KEY_DTYPE, shape (len(values),); equal where the values are.
 
     Args:
-        values: string, without nulls. They are taken byte by byte, in one Unicode form as they are; only uids and
-            sha256 are the same in either case.
+        values: string, without nulls. Equal is what has the same bytes; only uids and sha256 are it in either case.
         column: whose values they are.
     """
     if column in _HEXADECIMAL:
