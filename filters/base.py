@@ -43,6 +43,9 @@ class Step(abc.ABC):
     columns: tuple[str, ...]
     #: What works out those of its columns that the pool does not have, in the order in which it must be done.
     scorers: tuple[Scorer, ...] = ()
+    #: Names of its parameters that are paths of files. In place of a path a recipe may give a name, without dot or
+    #: slash, that the user gives a path for.
+    paths: ClassVar[tuple[str, ...]] = ()
     #: How often a run must see the rows before it can choose them by the step.
     passes: ClassVar[int] = 0
 
@@ -62,7 +65,8 @@ class Step(abc.ABC):
         Args:
             files: paths by the names that a recipe may give instead of a path.
         """
-        return self
+        named = {field: files[given] for field in self.paths if (given := getattr(self, field)) in files}
+        return dataclasses.replace(self, **named) if named else self  # type: ignore[type-var]
 
     def describe(self) -> dict[str, Any]:
         """Its parameters as JSON: what a manifest records and what a run's identity is made of."""

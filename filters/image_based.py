@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,7 @@ class ImageBased(Filter):
     centroids: str
     targets: str
     embedding: str = "l14_img"
+    paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
         if self.embedding not in FEATURES:

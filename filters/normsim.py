@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ class NormSim(Filter):
     threshold: float
     norm: str = "l2"
     embedding: str = "l14_img"
+    paths: ClassVar[tuple[str, ...]] = ("targets",)
     name = "normsim"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class NormSimFraction(Best):
     of: str = "step"
     norm: str = "l2"
     embedding: str = "l14_img"
+    paths: ClassVar[tuple[str, ...]] = ("targets",)
     name = "normsim"  # type: ignore[assignment]  # what it finishes as
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """Recipes: named lists of steps that choose a subset of a pool."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -9,8 +10,9 @@ import pyarrow as pa
 
 from filters.balance import Balance
 from filters.base import Filter, Scorer, Step
-from filters.captions import CaptionLength
+from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.sizes import AspectRatio, ImageSize
 from metadata.errors import CurateError, unknown
@@ -53,6 +55,12 @@ class Recipe:
 
 DATACOMP = "DataComp (arXiv:2304.14108)"
 
+#: DataComp's image_based: captions that are English and more than a word, of images like those of a benchmark.
+_IMAGE_BASED = (CaptionLength(0, 6), CaptionTokens(2), Language(), ImageBased("centroids", "targets"))
+
+#: What a recipe may give in place of a path.
+_NAME = re.compile(r"[\w-]+")
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -81,6 +89,18 @@ RECIPES = {
             (Published("small", 0.031, 0.133), Published("medium", 0.230, 0.292), Published("large", 0.553, 0.501)),
         ),
         Recipe(
+            "image_based", _IMAGE_BASED,
+            "Keeps English captions of images whose nearest cluster is that of an image of a benchmark, ImageNet's.",
+            DATACOMP, "3.0M",
+            (Published("small", 0.043, 0.159), Published("medium", 0.268, 0.312), Published("large", 0.572, 0.476)),
+        ),
+        Recipe(
+            "datacomp_1b", (ClipScoreFraction("l14", 0.3), *_IMAGE_BASED),
+            "Keeps of the 30 percent that fit best in the eyes of CLIP ViT-L/14 what image_based keeps: how "
+            "DataComp-1B was made.", DATACOMP, "1.4M",
+            (Published("small", 0.039, 0.144), Published("medium", 0.297, 0.328), Published("large", 0.631, 0.537)),
+        ),
+        Recipe(
             "metaclip", (Language(), Balance(t=20_000)),
             "Keeps English captions that match an entry; of entries with more than 20,000 matches about that many.",
             "MetaCLIP (arXiv:2309.16671)",
@@ -107,14 +127,20 @@ RECIPES = {
 DEFAULT = "clip_score_balanced"
 
 
-def open_recipe(name_or_path: str, files: Mapping[str, str] = MappingProxyType({})) -> Recipe:
+def open_recipe(
+    name_or_path: str,
+    lists: Mapping[str, str] = MappingProxyType({}),
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Recipe:
     """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.
 
     Args:
-        files: paths by the names that steps may give instead, such as the entry lists `default` and `worldwide`.
+        lists: entry lists by the names `default` and `worldwide`, whether or not a step asks for one.
+        files: paths by the names that steps give in place of one.
 
     Raises:
-        CurateError: no such recipe or file, the file is not a recipe, or a step lacks a file, model or package.
+        CurateError: no such recipe or file, the file is not a recipe, a name is given no path or is no step's, or a
+            step lacks a file, model or package.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         from filters import recipe_file  # needs YAML and more, which a recipe by name does not
@@ -124,9 +150,27 @@ def open_recipe(name_or_path: str, files: Mapping[str, str] = MappingProxyType({
         recipe = RECIPES[name_or_path]
     else:
         raise unknown("recipe", name_or_path, [*RECIPES, "or the path of a .yaml file"])
-    recipe = dataclasses.replace(recipe, steps=tuple(step.with_files(files) for step in recipe.steps))
+    _check_files(recipe, files)
+    recipe = dataclasses.replace(recipe, steps=tuple(step.with_files({**lists, **files}) for step in recipe.steps))
     describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
     return recipe
+
+
+def file_names(recipe: Recipe) -> tuple[str, ...]:
+    """The names that its steps give in place of paths, each once."""
+    given = [getattr(step, field) for step in recipe.steps for field in step.paths]
+    return tuple(dict.fromkeys(filter(_NAME.fullmatch, given)))
+
+
+def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
+    names = file_names(recipe)
+    for name in files:
+        if name not in names:
+            raise unknown("file", name, names or ["none"], where=f"recipe {recipe.name}")
+    if missing := [name for name in names if name not in files]:
+        flags = " ".join(f"--file {name}=PATH" for name in missing)
+        raise CurateError(f"recipe {recipe.name}: needs a file of {' and one of '.join(missing)}, but none was given. "
+                          f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features.")
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:

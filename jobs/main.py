@@ -56,6 +56,14 @@ def parser() -> Parser:
         help="the entry list that recipes by name balance by: wordnet, or a file of `curate metadata` (default: the "
         "pool's own, wordnet for most)",
     )
+    choosing.add_argument(
+        "--file",
+        metavar="NAME=PATH",
+        type=_file,
+        action="append",
+        default=[],
+        help="the file that a recipe calls by that name, as image_based does centroids and targets (repeatable)",
+    )
     choosing.add_argument("--select-only", action="store_true", help="stop when the subset is chosen; fetch no image")
     choosing.add_argument(
         "--keep-dropped", action="store_true", help="also write dropped uids with the step that dropped them"
@@ -145,7 +153,7 @@ def run(argv: Sequence[str]) -> int:
     from pipeline.pools import entry_lists
 
     lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
-    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists)
+    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, dict(args.file))
     request = Request(
         pool=args.pool,
         scale=args.scale,
@@ -223,6 +231,13 @@ def _columns(text: str) -> dict[str, str]:
             f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
         )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def _file(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but NAME=PATH is needed, as in targets=imagenet.npy")
+    return name, path
 
 
 def _fraction(text: str) -> float:

@@ -15,6 +15,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{recipe.name}{' (the default)' if recipe.name == recipes.DEFAULT else ''}")
         print(f"    {recipe.about}")
         print(f"    steps     {', '.join(step.name for step in recipe.steps) or 'none'}")
+        if names := recipes.file_names(recipe):
+            print(f"    needs     {' '.join(f'--file {name}=PATH' for name in names)}")
         print(f"    source    {recipe.source}")
         if recipe.rows_at_small:
             print(f"    keeps     {recipe.rows_at_small} of small's 12.8M rows")

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,17 +14,18 @@ from filters import recipes
 from filters.balance import Balance
 from filters.base import Filter, Fit
 from filters.clip_score import ClipScore
-from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, open_recipe, recipe_columns
+from filters.image_based import ImageBased
+from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, file_names, open_recipe, recipe_columns
 from metadata.errors import CurateError
-from metadata.schema import COLUMNS
+from metadata.schema import KNOWN
 
-POOL = pa.schema([(name, column.type) for name, column in COLUMNS.items()])
+POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 
 
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
+        "image_based", "datacomp_1b", "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
     assert all(RECIPES[name].name == name for name in RECIPES)
@@ -52,11 +54,16 @@ def test_balance_comes_last() -> None:
 
 
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
-def test_each_opens_on_commonpools_columns(name: str) -> None:
-    recipe = open_recipe(name, {"worldwide": "demo_worldwide"})
-    assert recipe == RECIPES[name]
+def test_each_opens_on_commonpools_columns(name: str, tmp_path: pathlib.Path) -> None:
+    names = file_names(RECIPES[name])
+    for file in names:
+        np.save(tmp_path / f"{file}.npy", np.eye(768, dtype=np.float16))
+    files = {file: str(tmp_path / f"{file}.npy") for file in names}
+    lists = {"worldwide": "demo_worldwide"}
+    recipe = open_recipe(name, lists, files)
+    assert recipe.steps == tuple(step.with_files(lists | files) for step in RECIPES[name].steps)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
-    assert set(recipe_columns(recipe)) <= set(COLUMNS)
+    assert set(recipe_columns(recipe)) <= set(KNOWN)
     check(recipe, POOL)
     described = describe(recipe)
     assert json.loads(json.dumps(described, allow_nan=False)) == described
@@ -92,6 +99,21 @@ def test_unknown_names() -> None:
         open_recipe("basic_filtr")
     with pytest.raises(CurateError, match=r"or the path of a \.yaml file\.$"):
         open_recipe("mine.json")
+
+
+def test_files_by_name() -> None:
+    assert file_names(RECIPES["datacomp_1b"]) == ("centroids", "targets")
+    assert file_names(Recipe("mine", (ImageBased("./centroids", "t.npy"),))) == ()
+    with pytest.raises(CurateError) as error:
+        open_recipe("image_based")
+    assert str(error.value).startswith("recipe image_based: needs a file of centroids and one of targets, but none was "
+                                       "given. Give --file centroids=PATH --file targets=PATH, ")  # fmt: skip
+    with pytest.raises(CurateError, match=r"needs a file of targets, but none was given\. Give --file targets=PATH, "):
+        open_recipe("image_based", {}, {"centroids": "a.npy"})
+    with pytest.raises(CurateError, match=r"^recipe image_based: unknown file 'target'\. Did you mean 'targets'\?"):
+        open_recipe("image_based", {}, {"target": "a.npy"})
+    with pytest.raises(CurateError, match=r"^recipe no_filter: unknown file 'targets'\. Known: none\."):
+        open_recipe("no_filter", {}, {"targets": "a.npy"})
 
 
 def test_a_pool_without_a_column_is_refused() -> None:
