@@ -26,6 +26,9 @@ class Scorer(abc.ABC):
     columns: tuple[str, ...]
     #: Whether kept rows are written with the column.
     is_kept: ClassVar[bool] = True
+    #: Whether a row's value depends on the others: it is given all rows of a piece that reach the step in one batch,
+    #: whose features are mapped from a file. Only a Fit may have such a scorer, and it reads the pool's columns alone.
+    is_of_piece: ClassVar[bool] = False
 
     def build(self) -> pa.Buffer:
         """What every worker needs to score, made once by the driver and kept as a file; empty where that is nothing."""

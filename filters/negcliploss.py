@@ -1,12 +1,20 @@
 """negCLIPLoss: how well a pair fits, beside how well its image and its caption fit those of other pairs."""
 
+import dataclasses
 import hashlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from filters.features import TOLERANCE, inner, unit, unit_blocks
-from metadata.errors import CurateError
+from filters.base import Filter, Scorer
+from filters.best import Best
+from filters.features import TOLERANCE, inner, matrix, unit, unit_blocks
+from metadata import uids as uid
+from metadata.errors import CurateError, unknown
 
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 1024
@@ -52,9 +60,7 @@ def scores(
     Source: negCLIPLoss (arXiv:2405.19547); batch, tau and draws are the paper's.
     Differs: the last batch is filled up, and sums are taken so that they do not overflow.
     """
-    for name, value, least in (("batch", batch, 2), ("tau", tau, 0.003), ("draws", draws, 1)):
-        if not value >= least:
-            raise CurateError(f"negcliploss: {name} is {value}, but it is at least {least}. Give more.")
+    _check(batch, tau, draws)
     cosines = _cosines(images, texts)
     rows = np.flatnonzero(~np.isnan(cosines))
     losses = np.zeros(len(cosines))
@@ -69,6 +75,96 @@ def scores(
             sums[place] = _log_sums(images_of, texts_of, tau)
             losses[own] += sums[: len(own)]
     return (cosines - tau / 2 * losses / draws).astype(np.float32)
+
+
+def _check(batch: int, tau: float, draws: int) -> None:
+    for name, value, least in (("batch", batch, 2), ("tau", tau, 0.003), ("draws", draws, 1)):
+        if not value >= least:
+            raise CurateError(f"negcliploss: {name} is {value}, but it is at least {least}. Give more.")
+
+
+@dataclasses.dataclass(frozen=True)
+class NegClipLossScores(Scorer):
+    """Adds `negcliploss`, float32, see `scores`: batches are of the rows of a piece that reach the step.
+
+    A piece is a pool file, or a part of one with more than a million rows.
+    """
+
+    embedding: str = "l14"
+    tau: float = 0.01
+    batch: int = 32_768
+    draws: int = 10
+    seed: int = 0
+    column = "negcliploss"
+    is_of_piece = True
+
+    def __post_init__(self) -> None:
+        if self.embedding not in ("l14", "b32"):
+            raise unknown("embedding", self.embedding, ("l14", "b32"), where="negcliploss")
+        _check(self.batch, self.tau, self.draws)
+        object.__setattr__(self, "columns", ("uid", f"{self.embedding}_img", f"{self.embedding}_txt"))
+
+    def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
+        options = {name: getattr(self, name) for name in ("seed", "batch", "tau", "draws")}
+
+        def score(rows: pa.RecordBatch) -> pa.Array:
+            ids, images, texts = (rows.column(name) for name in self.columns)
+            found = scores(matrix(images), matrix(texts), uid.parse(ids), **options)
+            return pa.array(found, from_pandas=False)
+
+        return score
+
+
+@dataclasses.dataclass(frozen=True)
+class NegClipLoss(Filter):
+    """Keeps pairs whose negCLIPLoss score is at least `threshold`; one without features is dropped."""
+
+    threshold: float
+    scorer: NegClipLossScores
+    name = "negcliploss"  # type: ignore[assignment]
+    columns = (NegClipLossScores.column,)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorers", (self.scorer,))
+
+    def describe(self) -> dict[str, Any]:
+        return {"threshold": self.threshold, **dataclasses.asdict(self.scorer)}
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        threshold = pa.scalar(np.float32(self.threshold), pa.float32())
+        return pc.greater_equal(batch.column(NegClipLossScores.column), threshold)
+
+
+@dataclasses.dataclass(frozen=True)
+class NegClipLossFraction(Best):
+    """Finishes as the NegClipLoss that keeps the int(rows * fraction) rows that score highest, and ties with the last.
+
+    Args:
+        fraction: above 0, below 1; 0.3 in the paper.
+        embedding: whose features: `l14` or `b32`; the others are as in `scores`.
+
+    Source: negCLIPLoss (arXiv:2405.19547).
+    """
+
+    fraction: float
+    embedding: str = "l14"
+    tau: float = 0.01
+    batch: int = 32_768
+    draws: int = 10
+    seed: int = 0
+    name = "negcliploss"  # type: ignore[assignment]  # what it finishes as
+    columns = (NegClipLossScores.column,)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        scorer = NegClipLossScores(self.embedding, self.tau, self.batch, self.draws, self.seed)
+        object.__setattr__(self, "scorers", (scorer,))
+
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        return batch.column(NegClipLossScores.column)
+
+    def at(self, threshold: float) -> Filter:
+        return NegClipLoss(threshold, self.scorers[0])  # type: ignore[arg-type]
 
 
 def _cosines(images: np.ndarray, texts: np.ndarray) -> np.ndarray:

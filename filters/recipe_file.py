@@ -28,6 +28,7 @@ from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import Distinct, GroupSize
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
+from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
@@ -45,6 +46,7 @@ STEPS: dict[str, type[Step]] = {
     "cld3": Cld3,
     "clip_score": ClipScore,
     "image_based": ImageBased,
+    "negcliploss": NegClipLossFraction,
     "normsim": NormSim,
     "where": Where,
     "balance": Balance,

@@ -5,12 +5,15 @@
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from filters.base import Scorer
+from filters.features import matrix
+from metadata.schema import FEATURES
 from pipeline import storage
 from pipeline.pieces import Piece
 
@@ -63,6 +66,20 @@ class Scores:
             batch = batch.append_column(scorer.column, values)
         return batch
 
+    def complete_piece(self, scorer: Scorer, passing: Iterator[tuple[pa.RecordBatch, np.ndarray]]) -> None:
+        """Has a scorer of pieces work out its column of all rows, and keeps it, where it was not.
+
+        Args:
+            passing: the rows that reach the step, by batches, and their numbers in the piece.
+        """
+        if self.stored(scorer.column) is not None:
+            return
+        batch, rows = _gathered(scorer.columns, passing)
+        if len(rows):
+            values = _load(scorer, self.folder)(batch)
+            self.made[scorer.column] = [pa.record_batch({"row": pa.array(rows, pa.int64()), "value": values})]
+        self.keep()
+
     def _read(self, column: str, rows: np.ndarray) -> pa.Array | None:
         if (there := self.stored(column)) is None:
             return None
@@ -90,6 +107,35 @@ class Scores:
             (whole,) = pa.Table.from_batches(batches).combine_chunks().to_batches() or [batches[0]]
             with storage.atomic(self._path(column)) as file, pa.ipc.new_file(file, whole.schema) as writer:
                 writer.write_batch(whole)
+            self.kept.pop(column, None)
+        self.made.clear()
 
     def _path(self, column: str) -> str:
         return storage.join(self.folder, "work", "scores", column, f"{self.piece.name}.arrow")
+
+
+def _gathered(
+    columns: Sequence[str], passing: Iterator[tuple[pa.RecordBatch, np.ndarray]]
+) -> tuple[pa.RecordBatch, np.ndarray]:
+    """All batches as one, and all their rows' numbers; features lie in files without names, a null of them is NaN."""
+    wide = {column: tempfile.TemporaryFile() for column in columns if column in FEATURES}
+    narrow: dict[str, list[pa.Array]] = {column: [] for column in columns if column not in wide}
+    numbers = [np.empty(0, np.int64)]
+    for batch, rows in passing:
+        numbers.append(rows)
+        for column, file in wide.items():
+            file.write(np.ascontiguousarray(matrix(batch.column(column))).tobytes())
+        for column, arrays in narrow.items():
+            arrays.append(batch.column(column))
+    rows = np.concatenate(numbers)
+    whole: dict[str, pa.Array] = {}
+    for column in columns if len(rows) else ():
+        if column in wide:
+            kind = FEATURES[column].type
+            with wide[column] as file:
+                file.flush()
+                mapped = np.memmap(file, kind.value_type.to_pandas_dtype(), "r")
+            whole[column] = pa.FixedSizeListArray.from_arrays(pa.array(mapped, from_pandas=False), kind.list_size)
+        else:
+            whole[column] = pa.concat_arrays(narrow[column])
+    return pa.record_batch(whole), rows

@@ -129,16 +129,29 @@ def _checkpoint(piece: Piece, steps: int, choice: Choice) -> tuple[int, np.ndarr
 
 def reaching(piece: Piece, filters: Sequence[Filter], step: Step, choice: Choice) -> Iterator[pa.RecordBatch]:
     """The piece's rows that pass `filters`, with the columns of `step`; what it took to know is kept once all came."""
-    fates, scores = [], Scores(piece, choice.folder)
-    read = [column for reader in step.readers for column in reader.columns]
-    for batch, fate, offset in walk(piece, filters, read, choice, scores):
+    scores = Scores(piece, choice.folder)
+    for scorer in step.scorers:
+        if scorer.is_of_piece:
+            scores.complete_piece(scorer, _passing(piece, filters, scorer.columns, choice, scores))
+    stored = {scorer.column for scorer in step.scorers if scorer.is_of_piece}
+    read = [c for reader in step.readers if getattr(reader, "column", "") not in stored for c in reader.columns]
+    for batch, rows in _passing(piece, filters, read, choice, scores):
+        yield scores.complete(batch, rows, step.scorers)
+    scores.keep()
+
+
+def _passing(
+    piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice, scores: Scores
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
+    """The piece's rows that pass `filters`, and their numbers in it; the fates are kept once all came."""
+    fates = []
+    for batch, fate, offset in walk(piece, filters, columns, choice, scores):
         fates.append(fate)
         alive = np.flatnonzero(fate == 0)
         left = batch if len(alive) == batch.num_rows else batch.take(pa.array(alive))
-        yield scores.complete(left, alive + offset, step.scorers)
+        yield left, alive + offset
     if filters and not storage.exists(path := fate_path(piece, len(filters), choice.folder)):
         save(path, np.concatenate(fates))
-    scores.keep()
 
 
 def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
