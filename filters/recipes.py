@@ -14,6 +14,8 @@ from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
+from filters.negcliploss import NegClipLossFraction
+from filters.normsim import NormSimFraction
 from filters.sizes import AspectRatio, ImageSize
 from metadata.errors import CurateError, unknown
 
@@ -99,6 +101,15 @@ RECIPES = {
             "Keeps of the 30 percent that fit best in the eyes of CLIP ViT-L/14 what image_based keeps: how "
             "DataComp-1B was made.", DATACOMP, "1.4M",
             (Published("small", 0.039, 0.144), Published("medium", 0.297, 0.328), Published("large", 0.631, 0.537)),
+        ),
+        Recipe(
+            "negcliploss", (NegClipLossFraction(0.3),),
+            "Keeps the 30 percent that fit best, less how well they fit other pairs.", "negCLIPLoss (arXiv:2405.19547)",
+        ),
+        Recipe(
+            "negcliploss_normsim", (NegClipLossFraction(0.3), NormSimFraction("targets", 0.2, "pool")),
+            "Keeps of these the 20 percent of the pool whose images are most alike to a benchmark's, ImageNet's.",
+            "negCLIPLoss and NormSim (arXiv:2405.19547)", "", (Published("medium", 0.327, 0.357),),
         ),
         Recipe(
             "metaclip", (Language(), Balance(t=20_000)),

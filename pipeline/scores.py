@@ -118,7 +118,7 @@ def _gathered(
     columns: Sequence[str], passing: Iterator[tuple[pa.RecordBatch, np.ndarray]]
 ) -> tuple[pa.RecordBatch, np.ndarray]:
     """All batches as one, and all their rows' numbers; features lie in files without names, a null of them is NaN."""
-    wide = {column: tempfile.TemporaryFile() for column in columns if column in FEATURES}
+    wide = {column: tempfile.TemporaryFile() for column in columns if column in FEATURES}  # noqa: SIM115
     narrow: dict[str, list[pa.Array]] = {column: [] for column in columns if column not in wide}
     numbers = [np.empty(0, np.int64)]
     for batch, rows in passing:
