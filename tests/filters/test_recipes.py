@@ -25,7 +25,8 @@ POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim", "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
+        "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim",
+        "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
     assert all(RECIPES[name].name == name for name in RECIPES)
