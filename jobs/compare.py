@@ -58,7 +58,8 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     runs = report["runs"]
     yield from (f"{run['label']}  {_end(run['run'], 110)}" for run in runs)
     yield from _aligned(["rows", "in", "kept", "share", "distinct uids", "in no other"], map(_rows, runs))
-    yield from _aligned(["dropped by", "of", "dropped", "share", _after("which is")], (step for run in runs for step in _steps(run)))
+    steps = (step for run in runs for step in _steps(run))
+    yield from _aligned(["dropped by", "of", "dropped", "share", _after("which is")], steps)
     yield from _aligned(["in common", "uids", "Jaccard", "of the first", "of the second"], _overlaps(report))
     for name in report["measured"]:
         heads = [printable(name, _NAME), "without", "least", "25%", "median", "75%", "most"]

@@ -15,7 +15,8 @@ from pipeline.kept import Spread
 _RUNS = ("#4c78a8", "#e45756", "#54a24b", "#f58518", "#b279a2", "#72b7b2", "#9d755d", "#eeca3b", "#ff9da6", "#79706e")
 _STEPS = ("#f2cf5b", "#f58518", "#e45756", "#b279a2", "#9d755d", "#72b7b2", "#bab0ac")
 
-_PANELS_A_ROW = 3
+#: The page in inches. Everything has its place on it: what matplotlib lays out differs in the last bits each time.
+_WIDTH, _PANELS_A_ROW, _RUN, _SPREAD, _WORDS = 13.0, 3, 0.42, 2.5, 4.6
 
 
 def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> bytes:
@@ -27,9 +28,11 @@ def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> 
     """
     import matplotlib
 
-    names = report["measured"]
     pairs = [pair for pair in report["words"] if pair["more_in_first"] or pair["more_in_second"]]
-    heights = [1.2 + 0.42 * len(report["runs"]), *[2.6] * _rows(len(names)), *[4.6] * _rows(len(pairs))]
+    known = [run["rows"]["dropped"] for run in report["runs"] if run["rows"]]
+    steps = list(dict.fromkeys(step["step"] for dropped in known for step in dropped))
+    spreads_top = 1.4 + _RUN * len(report["runs"]) + 0.18 * _rows(["kept", *steps])
+    words_top = spreads_top + _SPREAD * _rows(report["measured"])
     # The id of an SVG's parts is random but for this salt, and its date is that of the run.
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "compare", "font.size": 9}
     settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
@@ -39,42 +42,43 @@ def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> 
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(13, sum(heights)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, words_top + _WORDS * _rows(pairs)))
         FigureCanvasSVG(figure)
-        parts = iter(figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0])
-        rows, overlaps = next(parts).subplots(1, 2, width_ratios=(2, 1))
-        _draw_rows(rows, report["runs"])
-        _draw_overlaps(overlaps, report)
-        for axes, name in _panels(parts, names):
+        height = _RUN * len(report["runs"])
+        _draw_rows(_axes(figure, 2.6, 0.4, 6.4, height), report["runs"], steps)
+        _draw_overlaps(_axes(figure, 9.6, 0.4, 3.1, height), report)
+        for axes, name in _panels(figure, spreads_top, _SPREAD, 0.75, report["measured"]):
             _draw_spread(axes, name, report["runs"], spreads)
-        for axes, pair in _panels(parts, pairs):
+        for axes, pair in _panels(figure, words_top, _WORDS, 0.95, pairs):
             _draw_words(axes, pair)
         sink = io.BytesIO()
         figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()
 
 
-def _rows(panels: int) -> int:
-    return -(-panels // _PANELS_A_ROW)
+def _rows(panels: Sequence[Any]) -> int:
+    return -(-len(panels) // _PANELS_A_ROW)
 
 
-def _panels(parts: Iterator[Any], what: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    """Axes for each of `what`, from as many parts of the figure as are needed; axes that are left over are hidden."""
-    for start in range(0, len(what), _PANELS_A_ROW):
-        row = what[start : start + _PANELS_A_ROW]
-        every = next(parts).subplots(1, _PANELS_A_ROW)
-        yield from zip(every, row, strict=False)
-        for axes in every[len(row) :]:
-            axes.set_axis_off()
+def _axes(figure: Any, left: float, top: float, width: float, height: float) -> Any:
+    """Axes at that place of the page, in inches from its upper left."""
+    whole = figure.get_figheight()
+    return figure.add_axes((left / _WIDTH, 1 - (top + height) / whole, width / _WIDTH, height / whole))
+
+
+def _panels(figure: Any, top: float, height: float, below: float, what: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Axes for each of `what`, in rows of that height, of which so much is for what is written below and between."""
+    for number, each in enumerate(what):
+        row, column = divmod(number, _PANELS_A_ROW)
+        yield _axes(figure, 0.7 + 4.15 * column, top + row * height, 3.6, height - below), each
 
 
 def _titled(run: Mapping[str, Any]) -> str:
     return f"{run['label']}: {printable(run['recipe'] or 'a subset file', 30)}\n{run['subset']['rows']:,} rows"
 
 
-def _draw_rows(axes: Any, runs: Sequence[Mapping[str, Any]]) -> None:
+def _draw_rows(axes: Any, runs: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> None:
     """A bar a run: the share of its rows that it keeps, and that each step drops."""
-    steps = list(dict.fromkeys(step["step"] for run in runs if run["rows"] for step in run["rows"]["dropped"]))
     colours = {step: _STEPS[n % len(_STEPS)] for n, step in enumerate(steps)}
     drawn = set()
     for line, run in enumerate(runs):
@@ -98,7 +102,8 @@ def _draw_rows(axes: Any, runs: Sequence[Mapping[str, Any]]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_title("rows: kept, and dropped by each step", loc="left")
     if drawn:
-        legend = axes.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, -0.15), fontsize=8)
+        below = (0, -0.3 / (_RUN * len(runs)))
+        legend = axes.legend(frameon=False, ncols=_PANELS_A_ROW, loc="upper left", bbox_to_anchor=below, fontsize=8)
         for text in legend.get_texts():
             text.set_parse_math(False)
 
@@ -147,7 +152,7 @@ def _draw_spread(
     axes.set_ylabel("rows up to it")
     axes.set_title(printable(name, 40), loc="left", parse_math=False)
     if known:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right")
 
 
 def _draw_words(axes: Any, pair: Mapping[str, Any]) -> None:
