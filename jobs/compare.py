@@ -65,7 +65,7 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
         heads = [printable(name, _NAME), "without", "least", "25%", "median", "75%", "most"]
         yield from _aligned(heads, (_spread(run, name) for run in runs))
     for pair in report["words"]:
-        yield from _words(pair, {run["label"]: run["captions_looked_at"] for run in runs})
+        yield from _words(pair, {run["label"]: _captions(run) for run in runs if run["captions_looked_at"]})
     for note in report["notes"]:
         yield ""
         yield from textwrap.wrap(f"note: {note}", 118, subsequent_indent="  ", break_on_hyphens=False)
@@ -141,7 +141,13 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e9 else f"{value:.5g}"
 
 
-def _words(pair: Mapping[str, Any], captions: Mapping[str, int]) -> Iterator[str]:
+def _captions(run: Mapping[str, Any]) -> str:
+    looked_at = run["captions_looked_at"]
+    is_sample = looked_at < run["measures"]["caption words"]["values"]
+    return f"{run['label']} of {'a sample of ' if is_sample else ''}{looked_at:,}"
+
+
+def _words(pair: Mapping[str, Any], captions: Mapping[str, str]) -> Iterator[str]:
     """The words that differ most, side by side: to the left what the first run has more often."""
     one, other = pair["runs"]
     sides = [[(printable(word["word"], 24), word["share"], word["other_share"]) for word in side]
@@ -149,7 +155,7 @@ def _words(pair: Mapping[str, Any], captions: Mapping[str, int]) -> Iterator[str
     if not any(sides):
         return
     yield ""
-    yield f"share of captions with a word: {one} of {captions[one]:,}, {other} of {captions[other]:,}"
+    yield f"share of captions with a word: {captions[one]}, {captions[other]}"
     yield _side(f"more in {one}", one, other) + "    " + _side(f"more in {other}", other, one)
     for left, right in itertools.zip_longest(*sides):
         yield "    ".join(

@@ -71,9 +71,9 @@ class Words:
                 self._forget()
 
     def _forget(self) -> None:
-        """Keeps the half that was seen most."""
-        most = heapq.nsmallest(_WORDS // 2, self.counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        self.counts = collections.Counter(dict(most))
+        """Keeps the words that were seen more often than half of them."""
+        middle = sorted(self.counts.values())[len(self.counts) // 2]
+        self.counts = collections.Counter({word: times for word, times in self.counts.items() if times > middle})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ SUBSETS = st.lists(st.lists(st.tuples(HALVES, HALVES), max_size=40).map(sorted),
 
 
 def restated(subsets: list[list[tuple[int, int]]]) -> dict[int, int]:
-    every = set().union(*subsets)
-    return dict(collections.Counter(sum(1 << n for n, uids in enumerate(subsets) if uid in uids) for uid in every))
+    sets = [set(uids) for uids in subsets]
+    return dict(collections.Counter(sum(1 << n for n, s in enumerate(sets) if uid in s) for uid in set().union(*sets)))
 
 
 @settings(max_examples=300)
