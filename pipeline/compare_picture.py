@@ -70,7 +70,7 @@ def _panels(figure: Any, top: float, height: float, below: float, what: Sequence
     """Axes for each of `what`, in rows of that height, of which so much is for what is written below and between."""
     for number, each in enumerate(what):
         row, column = divmod(number, _PANELS_A_ROW)
-        yield _axes(figure, 0.7 + 4.15 * column, top + row * height, 3.6, height - below), each
+        yield _axes(figure, 0.7 + 4.15 * column, top + row * height, 3.4, height - below), each
 
 
 def _titled(run: Mapping[str, Any]) -> str:
@@ -144,7 +144,7 @@ def _draw_spread(
         axes.set_xlim(max(1.0, least), most)
         axes.xaxis.set_minor_formatter(lambda *_: "")
     if most > 10:
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     for share in (0.25, 0.5, 0.75):
         axes.axhline(share, color="#dddddd", linewidth=0.8, zorder=0)
     axes.set_ylim(0, 1)
@@ -172,6 +172,6 @@ def _draw_words(axes: Any, pair: Mapping[str, Any]) -> None:
     axes.set_xlim(-widest, widest)
     axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"×{2 ** abs(value):.3g}")
-    axes.set_xlabel("ratio of the shares of captions that have the word")
+    axes.set_xlabel("smoothed ratio of the shares of captions that have the word")
     axes.set_title(f"words more in {other}", loc="left")
     axes.set_title(f"more in {one}", loc="right")

@@ -17,11 +17,11 @@ from metadata.balancing import row_hashes
 from metadata.schema import conform
 from pipeline.parquet_file import open_parquet
 
-#: Captions whose words are counted, about; the seed that chooses them; how much of each is looked at.
+#: Captions whose words are counted, about; the seed that chooses them; how much of each is looked at, in characters.
 _CAPTIONS, _SEED, _CHARACTERS = 1 << 18, 0x636F6D70617265, 1000
 
-#: Different words that are remembered.
-_WORDS = 1 << 18
+#: Different words that are remembered, and how much of each.
+_WORDS, _WORD_CHARACTERS = 1 << 18, 50
 
 #: The quartiles' names and places among the values in ascending order.
 QUARTILES = {"least": 0.0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "most": 1.0}
@@ -86,7 +86,7 @@ class Kept:
 
 def words_of(text: str) -> set[str]:
     """The different words of a caption."""
-    return {word for word in map(_bare, text.lower().split()) if word}
+    return {word[:_WORD_CHARACTERS] for word in map(_bare, text.lower().split()) if word}
 
 
 def _bare(word: str) -> str:
@@ -103,7 +103,7 @@ def look(files: Sequence[str], on_rows: Callable[[int], None]) -> Kept:
 
     Args:
         files: its parquet files, of one schema.
-        on_rows: called with the number of rows of every batch that was read.
+        on_rows: called with the number of rows of every batch that was read; twice those of the files in all.
 
     Raises:
         CurateError: a file is broken.
@@ -111,6 +111,7 @@ def look(files: Sequence[str], on_rows: Callable[[int], None]) -> Kept:
     with open_parquet(files[0]) as first:
         measures = _measures(first.schema)
     if not measures:
+        on_rows(2 * rows(files))
         return Kept({}, None)
     columns = list(dict.fromkeys(column for column, _ in measures.values()))
     words = Words(min(1.0, _CAPTIONS / max(1, rows(files)))) if "text" in columns else None

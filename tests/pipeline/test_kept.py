@@ -50,7 +50,8 @@ def test_quartiles_are_numpys(written, rows):
         "few": rng.integers(-3, 3, rows),
         "side": rng.integers(1, 10_000, rows).astype(np.uint16),
     }
-    found = look(written({name: pa.array(values) for name, values in columns.items()}, min(rows, 3))).spreads
+    paths = written({name: pa.array(values) for name, values in columns.items()})  # some without a row
+    found = look(paths).spreads
     assert set(found) == set(columns)
     for name, values in columns.items():
         expected = np.quantile(values.astype(np.float32), list(kept.QUARTILES.values()), method="lower")
@@ -88,6 +89,9 @@ def test_rows_are_told_as_they_are_read(written):
     kept.look(written({"side": pa.array(range(500))}), told.append)
     assert sum(told) == 1000
     assert max(told) <= 100
+    told.clear()
+    kept.look(written({"url": pa.array(["a"] * 30)}), told.append)
+    assert sum(told) == 60
 
 
 def test_a_broken_file_is_named(written):
@@ -112,7 +116,7 @@ class TestWords:
         texts = ["dog dog Dog", "a dog.", None, "cat", "", "x" * 2000 + " tail"]
         words = look(written({"text": pa.array(texts)}, 1)).words
         assert words.captions == 5
-        assert words.counts == {"dog": 2, "a": 1, "cat": 1, "x" * 1000: 1}
+        assert words.counts == {"dog": 2, "a": 1, "cat": 1, "x" * 50: 1}
 
     def test_of_many_captions_a_sample_that_depends_on_the_uid_alone(self, written, monkeypatch):
         monkeypatch.setattr(kept, "_CAPTIONS", 1000)
