@@ -20,7 +20,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
-import shutil
 import signal
 import tempfile
 import threading
@@ -66,8 +65,8 @@ def reshard(shards: str, subset: str, out: str, samples: int, workers: int, over
         raise CurateError(
             f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
         )
-    with _local(subset) as path:
-        facts = subsets.check(path, subset)
+    with subsets.local_file(subset) as path:
+        facts = subsets.check(path, f"--subset {subset}")
         inputs = [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in names]
         asked = {
             "command": "reshard",
@@ -229,18 +228,6 @@ def _remove_others(out: str, shards: int) -> None:
     for name in storage.names(out):
         if re.fullmatch(r"\d{8}\.tar", name) and int(name[:8]) >= shards:
             storage.remove(storage.join(out, name))
-
-
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[str]:
-    """The file on this machine: itself, or a copy while the block lasts."""
-    if storage.is_local(path):
-        yield path
-        return
-    with storage.open_read(path) as remote, tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        shutil.copyfileobj(remote, file)
-        file.flush()
-        yield file.name
 
 
 def _is_inside(path: str, directory: str) -> bool:
