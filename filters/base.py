@@ -1,7 +1,7 @@
 """The contracts of curation: a Filter decides row by row, a Fit must first see every row that reaches it.
 
-A Scorer adds a column that is costly, and a Tally counts what became of it. Nothing here or beside it knows of files,
-models' homes or Beam: batches of Arrow columns go in, booleans come out.
+A Grouping compares rows that share a value, a Scorer adds a column that is costly, and a Tally counts what became of
+it. Nothing here or beside it knows of files, models' homes or Beam: batches of Arrow columns go in, booleans come out.
 """
 
 import abc
@@ -24,6 +24,8 @@ class Scorer(abc.ABC):
     column: str
     #: Names of the columns that it reads: the pool's, or those of scorers before it.
     columns: tuple[str, ...]
+    #: Whether kept rows are written with the column.
+    is_kept: ClassVar[bool] = True
 
     def build(self) -> pa.Buffer:
         """What every worker needs to score, made once by the driver and kept as a file; empty where that is nothing."""
@@ -41,6 +43,8 @@ class Step(abc.ABC):
     columns: tuple[str, ...]
     #: What works out those of its columns that the pool does not have, in the order in which it must be done.
     scorers: tuple[Scorer, ...] = ()
+    #: How often a run must see the rows before it can choose them by the step.
+    passes: ClassVar[int] = 0
 
     @property
     def name(self) -> str:
@@ -77,14 +81,42 @@ class Filter(Step):
         return None
 
 
+class Grouping(Step):
+    """A filter that compares the rows of a group: those that share a value, in whatever files they are.
+
+    It names each row's value and rank, and judges a group whole; to bring a group together is the pipeline's, which
+    does so by hashes of the values, in memory that does not grow with the pool. Rows are those that reached the step.
+    One without a value is in no group, and stays.
+    """
+
+    passes: ClassVar[int] = 1
+    #: The column with the value.
+    by: str
+    #: So many of a group decide about it, the first by rank: all others are dropped, however many they are.
+    deciding: int
+
+    def ranks(self, batch: pa.RecordBatch) -> np.ndarray:
+        """What orders a group: uint64, shape (batch.num_rows,), from each row alone; by default nothing does."""
+        return np.zeros(batch.num_rows, np.uint64)
+
+    @abc.abstractmethod
+    def judge(self, sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Which rows stay: bool, shape (rows,).
+
+        Args:
+            sizes: int64, shape (rows,): how many rows each one's group has; or fewer, but no fewer than `deciding`.
+            places: int64, shape (rows,): how many rows of its group come before it.
+        """
+
+
 class Fit(Step):
-    """A filter with a number in it that depends on the whole pool: a quantile, counts, duplicates.
+    """A filter with a number in it that depends on the whole pool: a quantile, counts.
 
     `state` is anything picklable whose size does not grow with the pool. For any split of the rows and any order of
     merges, `finish` gives the same result (tests hold every Fit to that law). Rows are those that reached the step.
     """
 
-    #: How often it must see the rows: `finish` of all but the last pass gives the Fit of the next.
+    #: `finish` of all passes but the last gives the Fit of the next.
     passes: ClassVar[int] = 1
 
     @abc.abstractmethod

@@ -25,9 +25,11 @@ from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.duplicates import Distinct, GroupSize
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
+from filters.not_listed import NotListed
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
@@ -46,6 +48,9 @@ STEPS: dict[str, type[Step]] = {
     "normsim": NormSim,
     "where": Where,
     "balance": Balance,
+    "distinct": Distinct,
+    "group_size": GroupSize,
+    "not_listed": NotListed,
 }
 
 FRACTIONS: dict[type[Step], type[Step]] = {ClipScore: ClipScoreFraction, NormSim: NormSimFraction}

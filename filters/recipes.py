@@ -152,7 +152,7 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
-        if isinstance(step, Filter):
+        if isinstance(step, Filter) and not step.scorers:
             step.keep(pa.RecordBatch.from_pylist([], schema=schema))
 
 

@@ -21,6 +21,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new tars go; a path or address")
     parser.add_argument(
+        "--remove",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="leave out the samples on this list: parquet, .csv, or text with one a line (repeatable, each with --by)",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="uid|sha256|url|domain",
+        action="append",
+        default=[],
+        help="what the list of the --remove before it has, looked for in the json members",
+    )
+    parser.add_argument(
         "--samples", metavar="N", type=positive, default=10_000, help="in each tar but the last (default: %(default)s)"
     )
     parser.add_argument(
@@ -43,8 +57,15 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.reshard import reshard
 
     out = args.out.rstrip("/")
+    if len(args.remove) != len(args.by):
+        raise CurateError(
+            f"--remove is given {len(args.remove)} times, but --by {len(args.by)} times. Give each --remove FILE its "
+            f"--by uid, sha256, url or domain."
+        )
+    remove = tuple(zip(args.by, args.remove, strict=True))
     try:
-        manifest = reshard(args.shards.rstrip("/"), args.subset, out, args.samples, args.workers, args.overwrite)
+        shards = args.shards.rstrip("/")
+        manifest = reshard(shards, args.subset, out, args.samples, args.workers, args.overwrite, remove)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
     _summarise(manifest, out)
@@ -56,6 +77,8 @@ def _summarise(manifest: dict[str, Any], out: str) -> None:
         print(f"{out} is finished already: nothing to do (--overwrite to do it again)")
     samples, subset = manifest["samples"], manifest["subset"]
     print(f"samples in   {samples['in']:>14,}  in {len(manifest['shards']):,} tars")
+    if manifest["removals"]:
+        print(f"removed      {samples['removed']:>14,}  of them that are in the subset and on a list")
     print(f"kept         {samples['kept']:>14,}  ({samples['kept'] / samples['in']:.1%})")
     print(f"copies       {samples['copies']:>14,}  more of them, for uids that the subset repeats")
     print(f"written      {samples['written']:>14,}  in {len(manifest['outputs']):,} tars")

@@ -103,7 +103,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     steps = request.recipe.steps
     choice = select.Choice(
         folder=request.out,
-        checkpoints=tuple(n for n, step in enumerate(steps) if n and isinstance(step, Fit)),
+        checkpoints=select.checkpoints(steps),
         kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and c not in FEATURES),
         scorers=recipes.scorers(request.recipe),
         partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
@@ -118,7 +118,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         _ = pipeline | beam.Create(found.pieces) | ChooseRows(steps, choice, found.pieces)
 
     rows = {piece.name: piece.rows for piece in found.pieces}
-    passes = 1 + sum(step.passes for step in steps if isinstance(step, Fit))
+    passes = 1 + sum(step.passes for step in steps)
     work = storage.join(request.out, "work")
 
     def measure() -> tuple[int, str]:

@@ -40,7 +40,15 @@ Result = TypeVar("Result")
 Each = Callable[[Callable[[Any], Result], Iterable[Any]], Iterator[Result]]
 
 
-def reshard(shards: str, subset: str, out: str, samples: int, workers: int, overwrite: bool = False) -> dict[str, Any]:
+def reshard(
+    shards: str,
+    subset: str,
+    out: str,
+    samples: int,
+    workers: int,
+    overwrite: bool = False,
+    remove: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
     """Writes the shards of a subset; gives their manifest, with "nothing_to_do" if they were there.
 
     Args:
@@ -50,6 +58,7 @@ def reshard(shards: str, subset: str, out: str, samples: int, workers: int, over
         samples: in each shard.
         workers: processes.
         overwrite: remove what another subset or other shards left in `out`.
+        remove: removal lists, whose samples are left out: what each has (uid, sha256, url or domain), and its path.
 
     Raises:
         CurateError: a tar or the subset is broken; a sample has no uid; two that are wanted have the same one (which of
@@ -65,20 +74,21 @@ def reshard(shards: str, subset: str, out: str, samples: int, workers: int, over
         raise CurateError(
             f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
         )
-    with subsets.local_file(subset) as path:
+    with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
         inputs = [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in names]
         asked = {
             "command": "reshard",
             "pool": inputs,
-            "recipe": {"subset_sha256": facts.sha256},
+            "recipe": {"subset_sha256": facts.sha256} | ({"removals": listed} if listed else {}),
             "samples_per_shard": samples,
         }
         with folder.claim(out, asked, overwrite):
             written = storage.join(out, "manifest.json")
             finished = storage.exists(written)
             if not finished:
-                storage.write_json(written, _reshard(Job(shards, path, out, samples), inputs, facts, workers))
+                job = Job(shards, path, out, samples, lists)
+                storage.write_json(written, _reshard(job, inputs, facts, workers) | {"removals": listed})
             storage.remove(storage.join(out, "work"))
             return storage.read_json(written) | ({"nothing_to_do": True} if finished else {})
 
@@ -86,10 +96,16 @@ def reshard(shards: str, subset: str, out: str, samples: int, workers: int, over
 def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts, workers: int) -> dict[str, Any]:
     """Does it all but the manifest, which it gives."""
     names = [tar["name"] for tar in inputs]
-    with _workers(workers, remote=not all(map(storage.is_local, (job.shards, job.out)))) as each:
+    threads = bool(job.lists) or not all(map(storage.is_local, (job.shards, job.out)))
+    with _workers(workers, threads) as each:
         counts = _follow("reading", each(functools.partial(index_tar, job), names), len(names))
-        levels = _levels(job, names)
+        levels, removed = _levels(job, names)
         if not any(levels.values()):
+            if removed:
+                raise CurateError(
+                    f"--remove: all {removed} samples of {job.shards} that are in the subset are on a list, but shards "
+                    f"need some. Look whether it is the right list."
+                )
             raise CurateError(
                 f"--subset: none of its uids is among the {sum(counts)} samples of {job.shards}, but "
                 f"shards need some. Look whether the two are of one pool."
@@ -100,11 +116,13 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
     storage.write_json(storage.join(job.out, "sizes.json"), {shard["name"]: shard["samples"] for shard in outputs})
     kept = {name: level[0] if level else 0 for name, level in levels.items()}
     written = sum(shard["samples"] for shard in outputs)
+    missing = facts.distinct - sum(kept.values()) - removed
     return {
         "command": "reshard",
-        "subset": {"sha256": facts.sha256, "uids": facts.distinct, "missing": facts.distinct - sum(kept.values())},
+        "subset": {"sha256": facts.sha256, "uids": facts.distinct, "missing": missing},
         "samples": {
             "in": sum(counts),
+            "removed": removed,
             "kept": sum(kept.values()),
             "copies": written - sum(kept.values()),
             "written": written,
@@ -115,9 +133,12 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
     }
 
 
-def _levels(job: Job, names: Sequence[str]) -> dict[str, list[int]]:
-    """How many samples of each tar have more than 0, 1, 2, … copies, after a check that no two have the same uid."""
-    levels = {}
+def _levels(job: Job, names: Sequence[str]) -> tuple[dict[str, list[int]], int]:
+    """How many samples of each tar have more than 0, 1, 2, … copies, after a check that no two have the same uid.
+
+    Besides: how many that are in the subset are on a removal list.
+    """
+    levels, removed = {}, 0
     with tempfile.TemporaryFile() as file:
         # A byte for each row of the subset, in a file so that it needn't stay in memory.
         seen = np.memmap(file, bool, "w+", shape=subsets.load(job.subset).shape)
@@ -129,7 +150,8 @@ def _levels(job: Job, names: Sequence[str]) -> dict[str, list[int]]:
                 _raise_same_uid(job, names, again[0])
             seen[rows] = True
             levels[name] = np.bincount(index["copies"])[:0:-1].cumsum()[::-1].tolist()
-    return levels
+            removed += int((index["copies"] == 0).sum())
+    return levels, removed
 
 
 def _raise_same_uid(job: Job, names: Sequence[str], row: int) -> None:
@@ -177,13 +199,13 @@ def plan_shards(levels: Mapping[str, Sequence[int]], samples: int) -> list[list[
 
 
 @contextlib.contextmanager
-def _workers(count: int, remote: bool) -> Iterator[Each]:
+def _workers(count: int, threads: bool) -> Iterator[Each]:
     """A `map` over that many processes, in order; a worker that dies ends it with an error."""
     if count == 1:
         yield map
         return
-    # A fork is there at once, but would cut off the threads that fsspec's remote file systems have.
-    context = multiprocessing.get_context("spawn" if remote else "fork")
+    # A fork is there at once, but would cut off the threads that fsspec's remote file systems have, and pyarrow.
+    context = multiprocessing.get_context("spawn" if threads else "fork")
     pool = ProcessPoolExecutor(count, context, initializer=_begin_work)
     try:
         yield pool.map
@@ -228,6 +250,15 @@ def _remove_others(out: str, shards: int) -> None:
     for name in storage.names(out):
         if re.fullmatch(r"\d{8}\.tar", name) and int(name[:8]) >= shards:
             storage.remove(storage.join(out, name))
+
+
+def _packed(lists: Sequence[tuple[str, str]]) -> contextlib.AbstractContextManager:
+    """See reshard_lists.packed, which brings pyarrow."""
+    if not lists:
+        return contextlib.nullcontext(((), []))
+    from pipeline import reshard_lists
+
+    return reshard_lists.packed(lists)
 
 
 def _is_inside(path: str, directory: str) -> bool:

@@ -44,12 +44,13 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What every worker needs to know; `subset` is a local file."""
+    """What every worker needs to know; `subset` is a local file, and so are the removal lists, see reshard_lists."""
 
     shards: str
     subset: str
     out: str
     samples: int
+    lists: tuple[tuple[str, str], ...] = ()
 
     def tar(self, name: str) -> str:
         return storage.join(self.shards, name)
@@ -61,8 +62,9 @@ class Job:
 def index_tar(job: Job, name: str) -> int:
     """Reads a tar to its end and writes the index of its samples that are in the subset; gives how many it has in all.
 
-    The index is an .npz: `samples` (in the tar); of each sample kept its first `row` in the subset, its `copies` there
-    and its `members`; of each of their members the offset and size of its `data`, and its `extension`.
+    The index is an .npz: `samples` (in the tar); of each sample in the subset its first `row` there, its `copies`, 0 if
+    it is on a removal list, and its `members`; of each of their members the offset and size of its `data`, and its
+    `extension`.
     """
     if storage.exists(job.work(f"{name}.npz")):
         return int(read_index(job, name)["samples"])
@@ -76,6 +78,10 @@ def index_tar(job: Job, name: str) -> int:
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
             chosen = np.flatnonzero(copies)
             found = [batch[i] for i in chosen]
+            if job.lists:
+                from pipeline import reshard_lists  # with pyarrow, which a reshard without lists doesn't need
+
+                copies[chosen[reshard_lists.listed(job.lists, tar, found)]] = 0
             kept.append(np.array([rows[chosen], copies[chosen], [len(sample.members) for sample in found]], np.int64))
             members += [(m.data, m.size, _raw(tar, sample, e)) for sample in found for e, m in sample.members.items()]
     row, copies, each = np.concatenate(kept, axis=1)
@@ -107,7 +113,7 @@ _FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*[,}]')
 def _uid(tar: tars.Source, sample: tars.Sample) -> bytes:
     """The uid in a sample's json, 32 hexadecimal digits."""
     if sample.length > _MAX_SAMPLE_BYTES:
-        raise _unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")
+        raise unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")
     member = sample.members.get("json")
     body = tar.read(member.data, member.size) if member else b"null"
     if found := _FIRST_UID.match(body):
@@ -117,18 +123,19 @@ def _uid(tar: tars.Source, sample: tars.Sample) -> bytes:
     except (ValueError, TypeError, KeyError, RecursionError):
         uid = None
     if not isinstance(uid, str) or not re.fullmatch("[0-9a-fA-F]{32}", uid):
-        raise _unfit(tar, sample, 'no uid, but a json member with a "uid" of 32 hexadecimal digits is needed')
+        raise unfit(tar, sample, 'no uid, but a json member with a "uid" of 32 hexadecimal digits is needed')
     return uid.encode()
 
 
 def _raw(tar: tars.Source, sample: tars.Sample, extension: str) -> bytes:
     raw = extension.encode()
     if len(raw) > _MAX_EXTENSION_BYTES:
-        raise _unfit(tar, sample, f"an extension of {len(raw)} bytes, but at most {_MAX_EXTENSION_BYTES} fit here")
+        raise unfit(tar, sample, f"an extension of {len(raw)} bytes, but at most {_MAX_EXTENSION_BYTES} fit here")
     return raw
 
 
-def _unfit(tar: tars.Source, sample: tars.Sample, what: str) -> CurateError:
+def unfit(tar: tars.Source, sample: tars.Sample, what: str) -> CurateError:
+    """The error for a sample that can't be copied; `what` it has, and what is needed."""
     return CurateError(
         f"{tar.name}: sample {printable(sample.key)!r} has {what}. Mend the tar, or take it out of the folder."
     )

@@ -4,8 +4,9 @@ Every function writes whole files under the run's folder, named by the piece, an
 already: a run that was killed continues, and a runner may run any piece twice.
 
     work/scores/COLUMN/       columns that scorers added, see pipeline.scores
-    work/passes/NNNNNN.S.P    empty: pass P of the fit that is step S has seen the piece
-    work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits)
+    work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
+    work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
+                              and before and after groupings, for which see pipeline.groups)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones
     work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows
     kept/NNNNNN.parquet       the kept rows: uid and the columns that decided
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters.base import Filter, Fit, Scorer
+from filters.base import Filter, Fit, Grouping, Scorer, Step
 from metadata import uids
 from metadata.errors import CurateError
 from pipeline import storage
@@ -36,10 +37,9 @@ class Choice:
 
     Attributes:
         folder: the run's folder.
-        checkpoints: numbers of steps after which each row's fate is kept, because a Fit comes next: its passes and what
-            follows start there, and a costly step runs once.
+        checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
-        scorers: what works out the columns that kept/ has besides.
+        scorers: what works out columns; kept/ has those that are to be kept.
         partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
         keep_dropped: dropped uids are written too.
     """
@@ -50,6 +50,17 @@ class Choice:
     partitions: int
     keep_dropped: bool = False
     scorers: tuple[Scorer, ...] = ()
+
+
+def checkpoints(steps: Sequence[Step]) -> tuple[int, ...]:
+    """Numbers of steps after which each row's fate is kept, ascending.
+
+    Before a Fit or a Grouping, so that its passes and what follows start there, and a costly step runs once; and after
+    a Grouping, whose verdict is in the fates alone.
+    """
+    before = {n for n, step in enumerate(steps) if isinstance(step, Fit | Grouping)}
+    after = {n for n, step in enumerate(steps, 1) if isinstance(step, Grouping)}
+    return tuple(sorted((before | after) - {0}))
 
 
 def apply(
@@ -104,36 +115,50 @@ def walk(
         raise CurateError(f"{piece.path}: {offset} rows came, but its footer says {piece.rows}. Fetch the file again.")
 
 
-def _fate_path(piece: Piece, steps: int, choice: Choice) -> str:
-    return storage.join(choice.folder, "work", f"fate-{steps}", f"{piece.name}.npy")
+def fate_path(piece: Piece, steps: int, folder: str) -> str:
+    """Where it is kept which of so many steps dropped each row of the piece."""
+    return storage.join(folder, "work", f"fate-{steps}", f"{piece.name}.npy")
 
 
 def _checkpoint(piece: Piece, steps: int, choice: Choice) -> tuple[int, np.ndarray | None]:
     for done in sorted(choice.checkpoints, reverse=True):
-        if 0 < done <= steps and storage.exists(path := _fate_path(piece, done, choice)):
-            return done, np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+        if 0 < done <= steps and storage.exists(path := fate_path(piece, done, choice.folder)):
+            return done, load(path)
     return 0, None
 
 
-def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
-    """The fit's state after the piece's rows that pass `filters`."""
-    state, fates, scores = fit.empty(), [], Scores(piece, choice.folder)
-    read = [column for reader in fit.readers for column in reader.columns]
+def reaching(piece: Piece, filters: Sequence[Filter], step: Step, choice: Choice) -> Iterator[pa.RecordBatch]:
+    """The piece's rows that pass `filters`, with the columns of `step`; what it took to know is kept once all came."""
+    fates, scores = [], Scores(piece, choice.folder)
+    read = [column for reader in step.readers for column in reader.columns]
     for batch, fate, offset in walk(piece, filters, read, choice, scores):
         fates.append(fate)
         alive = np.flatnonzero(fate == 0)
         left = batch if len(alive) == batch.num_rows else batch.take(pa.array(alive))
-        state = fit.add(state, scores.complete(left, alive + offset, fit.scorers))
-        state = fit.skip(state, batch.num_rows - len(alive))
-    if filters and not storage.exists(path := _fate_path(piece, len(filters), choice)):
-        _save(path, np.concatenate(fates))
+        yield scores.complete(left, alive + offset, step.scorers)
+    if filters and not storage.exists(path := fate_path(piece, len(filters), choice.folder)):
+        save(path, np.concatenate(fates))
     scores.keep()
-    return state
 
 
-def _save(path: str, array: np.ndarray) -> None:
+def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice) -> Any:
+    """The fit's state after the piece's rows that pass `filters`."""
+    state, reached = fit.empty(), 0
+    for batch in reaching(piece, filters, fit, choice):
+        state = fit.add(state, batch)
+        reached += batch.num_rows
+    return fit.skip(state, piece.rows - reached)
+
+
+def save(path: str, array: np.ndarray) -> None:
+    """Writes the array as .npy."""
     with storage.atomic(path) as file:
         np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def load(path: str) -> np.ndarray:
+    """The array in an .npy."""
+    return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
 
 
 def marker(piece: Piece, folder: str) -> str:
@@ -155,12 +180,13 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     if storage.exists(marker(piece, choice.folder)):
         return
     fates, words, positions, scores = [], [], [], Scores(piece, choice.folder)
+    scorers = [scorer for scorer in choice.scorers if scorer.is_kept]
     with storage.atomic(kept := storage.join(choice.folder, "kept", f"{piece.name}.parquet")) as file:
         writer: pq.ParquetWriter | None = None
         for batch, fate, offset in walk(piece, filters, ["uid", *choice.kept_columns], choice, scores):
             alive = np.flatnonzero(fate == 0)
             chosen = batch.select(["uid", *choice.kept_columns]).take(pa.array(alive))
-            chosen = scores.complete(chosen, alive + offset, choice.scorers)
+            chosen = scores.complete(chosen, alive + offset, scorers)
             # Uids, captions and scores hardly repeat, so a dictionary of them is only work.
             writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen)
@@ -170,7 +196,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
         assert writer is not None  # a piece has rows
         writer.close()
     fate, word = np.concatenate(fates), np.concatenate(words)
-    _save(_rows_path(piece, choice.folder), np.concatenate(positions))
+    save(_rows_path(piece, choice.folder), np.concatenate(positions))
     bounds = _write_uids(piece, word, fate == 0, choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
@@ -194,7 +220,7 @@ def tally_piece(piece: Piece, choice: Choice, chosen: Filter) -> dict[str, np.nd
     stored = Scores(piece, choice.folder).stored(tally.column)
     if stored is None:  # no row of the piece reached the filter
         return tally.empty()
-    kept = np.load(io.BytesIO(storage.read(_rows_path(piece, choice.folder))), allow_pickle=False)
+    kept = load(_rows_path(piece, choice.folder))
     return tally.add(tally.empty(), stored.column("value"), np.isin(stored.column("row").to_numpy(), kept))
 
 
@@ -281,15 +307,7 @@ def subset_path(partition: int, folder: str) -> str:
 
 
 def _read_uids(path: str, start: int, end: int) -> np.ndarray:
-    size = uids.UID_DTYPE.itemsize
-    if storage.is_local(path):
-        return np.fromfile(path, uids.UID_DTYPE, count=end - start, offset=start * size)
-    fs, name = storage.filesystem(path)
-    return (
-        np.frombuffer(fs.cat_file(name, start=start * size, end=end * size), uids.UID_DTYPE)
-        if end > start
-        else np.empty(0, uids.UID_DTYPE)
-    )
+    return storage.read_array(path, uids.UID_DTYPE, end - start, start * uids.UID_DTYPE.itemsize)
 
 
 def write_subset(choice: Choice, rows: int) -> str:

@@ -15,8 +15,11 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from metadata.errors import CurateError
+
 if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done before both would be
     import fsspec
+    import numpy as np
     import pyarrow as pa
 
 
@@ -103,6 +106,22 @@ def read(path: str) -> bytes:
             return file.read()
     fs, name = filesystem(path)
     return fs.cat_file(name)
+
+
+def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.ndarray":
+    """`count` items that begin at the byte `offset` of the file; no other part of it is read."""
+    import numpy as np
+
+    end = offset + count * dtype.itemsize
+    if is_local(path):
+        found = np.fromfile(path, dtype, count, offset=offset)
+    else:
+        fs, name = filesystem(path)
+        found = np.frombuffer(fs.cat_file(name, start=offset, end=end) if count else b"", dtype)
+    if len(found) != count:
+        raise CurateError(f"{path}: it ends before byte {end}, but it was whole when it was written. "
+                          f"Run the command again with --overwrite.")
+    return found
 
 
 def open_read(path: str) -> BinaryIO:

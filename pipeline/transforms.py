@@ -11,8 +11,8 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from filters.base import Fit, Step, Tally
-from pipeline import failures, select, storage
+from filters.base import Fit, Grouping, Step, Tally
+from pipeline import failures, groups, select, storage
 from pipeline.pieces import Piece
 
 
@@ -80,6 +80,58 @@ def _finish(merged: tuple[Fit, Any]) -> Any:
     return fit.finish(state)
 
 
+class GroupStep(beam.PTransform):
+    """Pieces in, the step's place among the filters out (one element), once the fates of all pieces have its verdict.
+
+    Args:
+        number: of the step in its recipe.
+        before: the filters of the steps before it, or side inputs that will be.
+    """
+
+    def __init__(
+        self, step: Grouping, number: int, choice: select.Choice, before: Sequence[Any], all_pieces: Sequence[Piece]
+    ) -> None:
+        super().__init__()
+        self.step, self.number, self.choice, self.before, self.all_pieces = step, number, choice, before, all_pieces
+
+    def expand(self, pieces):
+        spread = pieces | "Spread" >> beam.Map(_spread_piece, self.step, self.number, self.choice, *self.before)
+        judged = (
+            pieces.pipeline
+            | "Partitions" >> beam.Create(range(self.choice.partitions))
+            | "Judge" >> beam.Map(
+                _judge_partition, self.all_pieces, self.step, self.number, self.choice, AsList(spread)
+            )
+        )
+        count = len(self.all_pieces)
+        settled = pieces | "Settle" >> beam.Map(_settle_piece, count, self.number, self.choice, AsList(judged))
+        once = pieces.pipeline | "Once" >> beam.Impulse()
+        return once | "Decided" >> beam.Map(_decided, self.step, AsList(spread), AsList(settled))
+
+
+@failures.told
+def _spread_piece(piece: Piece, step: Grouping, number: int, choice: select.Choice, *before: Any) -> dict[str, int]:
+    counts = groups.spread_piece(piece, before, step, number, choice)
+    storage.write(select.pass_marker(piece, f"{number}.1", choice.folder), b"")
+    return counts
+
+
+@failures.told
+def _judge_partition(
+    partition: int, pieces: list[Piece], step: Grouping, number: int, choice: select.Choice, _spread: list[Any]
+) -> None:
+    groups.judge_partition(partition, pieces, step, number, choice)
+
+
+@failures.told
+def _settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice, _judged: list[None]) -> None:
+    groups.settle_piece(piece, pieces, number, choice)
+
+
+def _decided(_: bytes, step: Grouping, counts: list[dict[str, int]], _settled: list[None]) -> groups.Decided:
+    return groups.decided(step, counts)
+
+
 class ChooseRows(beam.PTransform):
     """Pieces in; kept rows, counts, sorted uids and the fitted filters in the run's folder."""
 
@@ -90,11 +142,12 @@ class ChooseRows(beam.PTransform):
     def expand(self, pieces):
         filters: list[Any] = []
         for number, step in enumerate(self.steps):
+            made: Any = None
             if isinstance(step, Fit):
-                fitted = pieces | f"{step.name}{number}" >> FitStep(step, number, self.choice, list(filters))
-                filters.append(AsSingleton(fitted))
-            else:
-                filters.append(step)
+                made = FitStep(step, number, self.choice, list(filters))
+            elif isinstance(step, Grouping):
+                made = GroupStep(step, number, self.choice, list(filters), self.all_pieces)
+            filters.append(AsSingleton(pieces | f"{step.name}{number}" >> made) if made else step)
         selected = pieces | "Select" >> beam.Map(_select_piece, self.choice, *filters)
         for number, step in enumerate(self.steps):
             if isinstance(step, Fit) and step.tells:

@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import pathlib
 
-from filters.base import Fit
+from filters.base import Fit, Grouping
 from filters.recipes import Recipe, recipe_columns, scorers
-from pipeline import scores, select
+from pipeline import groups, scores, select
 from pipeline.pieces import Piece, inspect
 from pipeline.pools import open_pool
 
@@ -14,8 +14,7 @@ from pipeline.pools import open_pool
 def plan(recipe: Recipe, pool: pathlib.Path, out: pathlib.Path, **changes) -> tuple[list[Piece], select.Choice]:
     """What the driver prepares."""
     columns = tuple(column for column in recipe_columns(recipe) if column != "uid")
-    checkpoints = tuple(n for n, step in enumerate(recipe.steps) if n and isinstance(step, Fit))
-    choice = select.Choice(str(out), checkpoints, columns, partitions=8, scorers=scorers(recipe))
+    choice = select.Choice(str(out), select.checkpoints(recipe.steps), columns, partitions=8, scorers=scorers(recipe))
     scores.build(choice.scorers, choice.folder)
     found = inspect(open_pool(str(pool), None, {}), ("uid", *columns))
     return found.pieces, dataclasses.replace(choice, **changes)
@@ -24,7 +23,14 @@ def plan(recipe: Recipe, pool: pathlib.Path, out: pathlib.Path, **changes) -> tu
 def choose_in_a_loop(recipe: Recipe, pieces: list[Piece], choice: select.Choice) -> None:
     """The whole choice by plain calls: what Beam must equal."""
     filters: list = []
-    for step in recipe.steps:
+    for number, step in enumerate(recipe.steps):
+        if isinstance(step, Grouping):
+            counts = [groups.spread_piece(piece, filters, step, number, choice) for piece in pieces]
+            for partition in range(choice.partitions):
+                groups.judge_partition(partition, pieces, step, number, choice)
+            for piece in pieces:
+                groups.settle_piece(piece, len(pieces), number, choice)
+            step = groups.decided(step, counts)
         while isinstance(step, Fit):
             state = step.empty()
             for piece in pieces:

@@ -30,10 +30,13 @@ def mix(word: int) -> int:
     return word ^ (word >> 31)
 
 
-def draw(uid: str, seed: int, entry: int) -> float:
+def row_hash(uid: str, seed: int) -> int:
     high, low = int(uid[:16], 16), int(uid[16:], 16)
-    row = mix((low + mix((high + mix((seed + GOLDEN) & MASK)) & MASK)) & MASK)
-    return (mix((row + (entry + 1) * GOLDEN) & MASK) >> 11) / (1 << 53)
+    return mix((low + mix((high + mix((seed + GOLDEN) & MASK)) & MASK)) & MASK)
+
+
+def draw(uid: str, seed: int, entry: int) -> float:
+    return (mix((row_hash(uid, seed) + (entry + 1) * GOLDEN) & MASK) >> 11) / (1 << 53)
 
 
 def count(matches: Sequence[Sequence[int]], entries: int) -> list[int]:

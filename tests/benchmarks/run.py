@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "features", "images", "reshard", "matching", "balance")
+NAMES = ("choose", "features", "images", "reshard", "matching", "balance", "duplicates")
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all without one")
     parser.add_argument("--pairs", type=int, default=5, help="alternating runs of each (default: %(default)s)")
-    parser.add_argument("--rows", type=int, default=2_000_000, help="of the pool for choosing (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of choosing's pools (default: %(default)s)")
     scratch = pathlib.Path(tempfile.gettempdir(), "clip-curate-benchmarks")
     parser.add_argument("--scratch", type=pathlib.Path, default=scratch,
                         help="for pools and photographs, which stay, and outputs (default: %(default)s)")  # fmt: skip
@@ -33,7 +33,7 @@ def main() -> int:
     args.scratch.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in args.names or NAMES:
-        options = {"size": args.rows} if name in ("choose", "balance") else {}
+        options = {"size": args.rows} if name in ("choose", "balance", "duplicates") else {}
         for row in importlib.import_module(f"bench_{name}").rows(args.scratch, args.pairs, **options):
             print(" | ".join(filter(None, map(str, row))), file=sys.stderr, flush=True)
             rows.append(row)

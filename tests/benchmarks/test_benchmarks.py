@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, features, images, reshard, matching, balance." in found.stderr
+    assert "chose: no such benchmark. There are choose, features, images, reshard, matching, balance" in found.stderr
 
 
 @pytest.mark.slow
@@ -94,6 +94,13 @@ def test_choosing(tmp_path):
     assert [w for w in whats if w.startswith("choose")] == [f"choose {recipe}" for recipe in bench_choose.BASELINES]
     assert whats.count("over the floor") == 2
     assert whats.count("Beam's share") == 2
+
+
+@pytest.mark.slow
+def test_duplicates(tmp_path):
+    bench_duplicates = importlib.import_module("bench_duplicates")
+    whats = [row.what.strip() for row in bench_duplicates.rows(tmp_path, number=1, size=3000)]
+    assert whats == ["distinct by text, 750 rows", "distinct by text, 3,000 rows", "memory with four times the rows"]
 
 
 @pytest.mark.slow

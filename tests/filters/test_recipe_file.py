@@ -8,6 +8,7 @@ import pytest
 from filters import recipe_file
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.duplicates import Distinct, GroupSize
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
@@ -42,6 +43,9 @@ steps:
   - language: {language: fr}
   - clip_score: {model: b32, threshold: 0.25}
   - clip_score: {model: l14, fraction: 0.3}
+  - distinct: sha256
+  - distinct: {by: text, at_most: 10, seed: 3}
+  - group_size: {by: url, at_most: 1000}
 shards: {samples: 500}
 """)
     assert open_recipe(path) == Recipe(
@@ -51,7 +55,7 @@ shards: {samples: 500}
         steps=(
             ImageSize(), ImageSize(300), AspectRatio(2.0), CaptionLength(2, 4), Where("text not ilike '%stock photo%'"),
             Where("original_width > 3"), Language("de"), Language("fr"), ClipScore("b32", 0.25),
-            ClipScoreFraction("l14", 0.3),
+            ClipScoreFraction("l14", 0.3), Distinct("sha256"), Distinct("text", 10, 3), GroupSize("url", 1000),
         ),
         samples_per_shard=500,
     )  # fmt: skip
@@ -129,6 +133,10 @@ MISTAKES = [
     ("{name: a, steps: [{image_size: 3, language: en}]}", "step 1: is {'image_size': 3, 'language': 'en'}"),
     ("{name: a, steps: [3]}", "step 1: is 3, but it is one step's name"),
     ("{name: a, steps: [where]}", "step 1 (where): sql is missing, but the step needs it."),
+    ("{name: a, steps: [distinct]}", "step 1 (distinct): by is missing, but the step needs it."),
+    ("{name: a, steps: [{distinct: uid}]}", "step 1: distinct: unknown column 'uid'. Known: sha256, url, text."),
+    ("{name: a, steps: [{group_size: text}]}", "step 1 (group_size): at_most is missing"),
+    ("{name: a, steps: [{not_listed: {by: uid}}]}", "step 1 (not_listed): file is missing"),
     ("{name: a, steps: [clip_score]}", "has neither of threshold and fraction, but exactly one is needed."),
     ("{name: a, steps: [{clip_score: {threshold: 0.1, fraction: 0.1}}]}", "has both of threshold and fraction"),
     ("{name: a, steps: [{clip_score: {fraction: 0.1}}]}", "model is missing"),

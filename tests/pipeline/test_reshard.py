@@ -98,7 +98,7 @@ class TestResult:
         manifest = reshard(str(shards), write_subset(tmp_path / "s.npy", uids), str(tmp_path / "out"), samples, workers)
         assert read_tars(tmp_path / "out") == restated(pool, uids, samples)
         kept = len(uids) - 3
-        assert manifest["samples"] == {"in": 126, "kept": kept, "copies": 0, "written": kept}
+        assert manifest["samples"] == {"in": 126, "removed": 0, "kept": kept, "copies": 0, "written": kept}
         assert manifest["subset"]["uids"] == len(uids)
         assert manifest["subset"]["missing"] == 3
         sizes = json.loads((tmp_path / "out" / "sizes.json").read_bytes())
@@ -176,7 +176,7 @@ class TestRepeatedUids:
         subset = write_subset(tmp_path / "s.npy", uids)
         manifest = reshard(str(shards), subset, str(tmp_path / "out"), 20, 1)
         assert read_tars(tmp_path / "out") == restated(pool, uids, 20)
-        assert manifest["samples"] == {"in": 60, "kept": 45, "copies": 45, "written": 90}
+        assert manifest["samples"] == {"in": 60, "removed": 0, "kept": 45, "copies": 45, "written": 90}
         assert manifest["subset"] | {"sha256": ""} == {"sha256": "", "uids": 45, "missing": 0}
         keys = [key for tar in read_tars(tmp_path / "out") for key, _ in tar]
         assert len(set(keys)) == 90

@@ -1,0 +1,181 @@
+"""Steps that compare the rows of a group, see filters.base.Grouping: plain functions over one piece or range of keys.
+
+A group's rows may be in any files, so each piece's are written by ranges of their keys, hashes of what groups share;
+then each range is judged on its own, and each piece gathers what was said of its rows. Memory holds a piece or a range.
+Of a group larger than is needed to judge it, a piece hands on only as many, so one value can't make a range large.
+
+    work/groups-S/NNNNNN.bin    the piece's rows that reach step S, as ROW in parts: those of each range, sorted, then
+                                those that are dropped whatever other pieces have
+    work/groups-S/NNNNNN.json   how many there are; written last
+    work/judged-S/NNNNNN.bin    of one range: the rows that the step drops, as uint32 in a part for each piece
+    work/fate-(S+1)/NNNNNN.npy  the verdict, where select looks for it
+
+Rows are numbered among those of their piece that reach the step.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from filters.base import Filter, Grouping
+from metadata.keys import KEY_DTYPE, keys_of
+from pipeline import select, storage
+from pipeline.pieces import Piece
+
+#: What is known of a row in a group: KEY_DTYPE, and its rank and number.
+ROW = np.dtype([*KEY_DTYPE.descr, ("rank", "<u8"), ("row", "<u8")])
+
+_DROPPED = np.dtype("<u4")
+
+
+def spread_piece(
+    piece: Piece, filters: Sequence[Filter], step: Grouping, number: int, choice: select.Choice
+) -> dict[str, int]:
+    """Writes the piece's rows by ranges of keys; gives how many reach the step, and how many of them have no value.
+
+    Args:
+        filters: of the steps before it.
+        number: of the step.
+    """
+    path = _rows_path(piece, number, choice.folder)
+    marker = path.removesuffix(".bin") + ".json"
+    if not storage.exists(marker):
+        reached, found = 0, [np.empty(0, ROW)]
+        for batch in select.reaching(piece, filters, step, choice):
+            found.append(_rows(batch, step, reached))
+            reached += batch.num_rows
+        rows = np.concatenate(found)
+        rows = rows[_order(rows)]
+        over = _sizes_and_places(rows)[1] >= step.deciding
+        counts = {"rows": reached, "rows_in_no_group": reached - len(rows)}
+        _write_parts(path, [*_ranges(rows[~over], choice.partitions), rows[over]], ROW)
+        storage.write_json(marker, counts)
+    return storage.read_json(marker)
+
+
+def _rows(batch: pa.RecordBatch, step: Grouping, first_row: int) -> np.ndarray:
+    """The batch's rows that have a value: ROW."""
+    valid = pc.is_valid(batch.column(step.by))
+    batch, numbers = batch.filter(valid), np.flatnonzero(valid)
+    rows, key = np.empty(len(numbers), ROW), keys_of(batch.column(step.by), step.by)
+    rows["high"], rows["low"] = key["high"], key["low"]
+    rows["rank"], rows["row"] = step.ranks(batch), numbers + first_row
+    return rows
+
+
+def _order(rows: np.ndarray) -> np.ndarray:
+    """Positions of the rows by key, then by rank. Only rows that share the first half of their keys need more of it."""
+    order = np.argsort(rows["high"], kind="stable")
+    high = rows["high"][order]
+    same = high[1:] == high[:-1]
+    shared = np.flatnonzero(np.append(same, False) | np.append(False, same)) if len(rows) else order
+    few = rows[order[shared]]
+    order[shared] = order[shared][np.lexsort((few["rank"], few["low"], few["high"]))]
+    return order
+
+
+def _sizes_and_places(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of the rows, in order: how many its group has here, and how many of those come before it. int64."""
+    first = np.ones(len(rows), bool)
+    first[1:] = (rows["high"][1:] != rows["high"][:-1]) | (rows["low"][1:] != rows["low"][:-1])
+    starts = np.flatnonzero(first)
+    sizes = np.diff(np.append(starts, len(rows)))
+    return np.repeat(sizes, sizes), np.arange(len(rows)) - np.repeat(starts, sizes)
+
+
+def _ranges(rows: np.ndarray, partitions: int) -> list[np.ndarray]:
+    """The rows, which are in order, cut by the first bits of their keys."""
+    shift = np.uint64(64 - (partitions.bit_length() - 1))
+    return np.split(rows, np.searchsorted(rows["high"] >> shift, np.arange(1, partitions, dtype=np.uint64)))
+
+
+def judge_partition(
+    partition: int, pieces: Sequence[Piece], step: Grouping, number: int, choice: select.Choice
+) -> None:
+    """Writes which rows the step drops of the groups in one range of keys."""
+    path = _judged_path(partition, number, choice.folder)
+    if storage.exists(path):
+        return
+    parts = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
+    ends = np.cumsum([len(part) for part in parts])
+    rows = np.concatenate(parts)
+    del parts  # memory holds the range only once
+    order = _order(rows)
+    dropped = np.empty(len(rows), bool)
+    dropped[order] = ~step.judge(*_sizes_and_places(rows[order]))
+    numbers = rows["row"].astype(_DROPPED)
+    by_piece = zip(np.split(numbers, ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
+    _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
+
+
+def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) -> None:
+    """Writes the fates of the piece's rows after the step, once all ranges are judged.
+
+    Args:
+        pieces: how many the pool has.
+    """
+    path = select.fate_path(piece, number + 1, choice.folder)
+    if storage.exists(path):
+        return
+    fate = select.load(select.fate_path(piece, number, choice.folder)) if number else np.zeros(piece.rows, np.uint8)
+    over = _read_part(_rows_path(piece, number, choice.folder), choice.partitions, choice.partitions + 1, ROW)["row"]
+    paths = (_judged_path(partition, number, choice.folder) for partition in range(choice.partitions))
+    dropped = np.concatenate([over, *(_read_part(path, piece.index, pieces, _DROPPED) for path in paths)])
+    fate[np.flatnonzero(fate == 0)[dropped]] = number + 1
+    select.save(path, fate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decided(Filter):
+    """A grouping's place among the filters, for the record: its verdict is in the pieces' fates already."""
+
+    step: Grouping
+    counts: Mapping[str, int]
+    columns = ()
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    def describe(self) -> dict[str, Any]:
+        return self.step.describe() | dict(self.counts)
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        raise RuntimeError(f"{self.name}: rows reach the step whose fates don't have its verdict")
+
+
+def decided(step: Grouping, counts: Sequence[Mapping[str, int]]) -> Decided:
+    """What stands for the step once its verdict is in the fates of all pieces.
+
+    Args:
+        counts: of every piece, see spread_piece.
+    """
+    return Decided(step, {name: sum(count[name] for count in counts) for name in ("rows", "rows_in_no_group")})
+
+
+def _rows_path(piece: Piece, number: int, folder: str) -> str:
+    return storage.join(folder, "work", f"groups-{number}", f"{piece.name}.bin")
+
+
+def _judged_path(partition: int, number: int, folder: str) -> str:
+    return storage.join(folder, "work", f"judged-{number}", f"{partition:06d}.bin")
+
+
+def _write_parts(path: str, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
+    """Writes a file of which one part can be read without the others: where each begins, as int64, then the parts."""
+    starts = np.cumsum([0, *map(len, parts)], dtype="<i8")
+    with storage.atomic(path) as file:
+        file.write(starts.tobytes())
+        for part in parts:
+            assert part.dtype == dtype
+            file.write(part.tobytes())
+
+
+def _read_part(path: str, number: int, parts: int, dtype: np.dtype) -> np.ndarray:
+    size = np.dtype("<i8").itemsize
+    start, end = storage.read_array(path, np.dtype("<i8"), 2, number * size).tolist()
+    return storage.read_array(path, dtype, end - start, (parts + 1) * size + start * dtype.itemsize)
