@@ -28,6 +28,7 @@ from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.language import Cld3, Language
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
+from filters.text_based import ImagenetWord
 from filters.where import Where
 from metadata.errors import CurateError, unknown
 
@@ -39,6 +40,7 @@ STEPS: dict[str, type[Step]] = {
     "language": Language,
     "cld3": Cld3,
     "clip_score": ClipScore,
+    "imagenet_word": ImagenetWord,
     "where": Where,
     "balance": Balance,
 }

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "images", "reshard", "matching")
+NAMES = ("choose", "images", "reshard", "matching", "texts")
 
 
 def main() -> int:

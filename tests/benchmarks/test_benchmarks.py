@@ -1,6 +1,6 @@
 """Every benchmark at a tiny size: that it works, and that what it compares does the same. No test looks at a time."""
 
-import importlib
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, images, reshard, matching." in found.stderr
+    assert "chose: no such benchmark. There are choose, images, reshard, matching, texts." in found.stderr
 
 
 @pytest.mark.slow
@@ -109,3 +109,17 @@ def test_matching(tmp_path):
     bench_matching = importlib.import_module("bench_matching")
     whats = [row.what.strip() for row in bench_matching.rows(tmp_path, number=1, size=3000, texts=500)]
     assert [what.split(",")[0] for what in whats] == ["match 500 texts", "2 workers against 1", "compiling"]
+
+
+@pytest.mark.slow
+def test_texts(tmp_path):
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("no timm")
+    wordnet, errors = (importlib.import_module(f"metadata.{name}") for name in ("wordnet", "errors"))
+    try:
+        wordnet.installed()
+    except errors.CurateError:
+        pytest.skip("no WordNet where nltk looks")
+    bench_texts = importlib.import_module("bench_texts")
+    (row,) = bench_texts.rows(tmp_path, number=1, size=400)
+    assert row.what.startswith("choose text_based, 400 rows")

@@ -127,3 +127,17 @@ def test_balancing_on_beam_equals_plain_calls(workers, toy_pool, tmp_path):
     choose_on_beam(recipe, pieces, other, workers)
     assert np.load(select.tally_path(1, str(tmp_path / "beam")))["rows"][0] > 0
     assert files(tmp_path / "loop") == files(tmp_path / "beam")
+
+
+def test_a_filter_reads_a_scorers_column_with_no_fit_before_it(toy_pool, tmp_path, small_wordnet):
+    recipe = open_recipe("text_based")
+    pieces, on_beam = plan(recipe, toy_pool, tmp_path / "beam")
+    _, in_loop = plan(recipe, toy_pool, tmp_path / "loop")
+    for part in small_wordnet.iterdir():  # workers have what was built of it
+        part.unlink()
+    choose_on_beam(recipe, pieces, on_beam, workers=2)
+    choose_in_a_loop(recipe, pieces, in_loop)
+    assert files(tmp_path / "beam") == files(tmp_path / "loop")
+    kept = pq.read_table(tmp_path / "beam" / "kept").to_pydict()
+    assert set(kept["text"]) == {"dog"}
+    assert set(kept["imagenet_synset"]) == {10}
