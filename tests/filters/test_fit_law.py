@@ -1,12 +1,16 @@
 """The law of fits: any split of the rows into batches and any order of merges finish as the plain restatement says."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import json
+import math
 import pathlib
+import statistics
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +22,7 @@ from hypothesis import strategies as st
 from filters.balance import Balance, Balanced
 from filters.base import Filter, Fit
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.fused_score import FusedScore, FusedScoreFraction
 
 SCORES = st.none() | st.floats(width=32) | st.sampled_from([0.1, 0.2, 0.25, -0.0, 0.0])
 
@@ -79,9 +84,48 @@ def balance(**asked) -> Balance:
     return Balance(entry_file(), **asked).with_files({})
 
 
+def fused(fit: FusedScoreFraction, rows: pa.RecordBatch) -> Filter | None:
+    """What FusedScoreFraction must finish as: exact means and deviations, and a sort; None where it can't be."""
+    columns = {name: rows[name].to_pylist() for name in fit.weights}
+    good = {name: [n for n, x in enumerate(values) if x is not None and math.isfinite(x)]
+            for name, values in columns.items()}  # fmt: skip
+    whole = sorted(set.intersection(*map(set, good.values())))
+    some = {name: [Fraction(values[n]) for n in whole] for name, values in columns.items()}
+    most_lack = any(2 * len(there) < rows.num_rows for there in good.values())
+    if most_lack or any(len(set(own)) < 2 for own in some.values()):
+        return None
+    if fit.scale == "standardise":
+        offsets = {name: float(sum(own) / len(own)) for name, own in some.items()}
+        divisors = {name: math.sqrt(statistics.pvariance(own)) for name, own in some.items()}
+    else:
+        offsets = {name: float(min(own)) for name, own in some.items()}
+        divisors = {name: float(max(own)) - offsets[name] for name, own in some.items()}
+    counted = {"rows": rows.num_rows, "rows_without_score": rows.num_rows - len(whole),
+               "rows_lacking": {name: rows.num_rows - len(there) for name, there in good.items()}}  # fmt: skip
+    if not all(divisors.values()):
+        return None
+    found = FusedScore(fit, offsets, divisors, 0.0, counted)
+    scores = sorted((x for x in found.scores(rows).to_pylist() if x is not None), reverse=True)
+    place = min(max(int(rows.num_rows * fit.fraction) - 1, 0), len(scores) - 1)
+    return dataclasses.replace(found, threshold=scores[place] + 0.0)
+
+
+def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
+    grid = st.sampled_from([0.1, 0.25, -3.0, 2.0**-149, 3e38])
+    scores = st.floats(-10, 10, width=32) | grid | st.sampled_from([None, math.nan])
+    pairs = st.lists(st.tuples(scores, scores), min_size=1, max_size=40)
+
+    def batch(drawn: list[tuple]) -> pa.RecordBatch:
+        return pa.record_batch([pa.array(values, pa.float32()) for values in zip(*drawn, strict=True)], ["a", "b"])
+
+    return pairs.map(batch)
+
+
 #: Every fit, rows it may meet, and its plain restatement.
 FITS = [
     *((balance(**asked), matching_rows(), balanced) for asked in ({"t": 3}, {"tail_share": 0.3}, {"target": 5})),
+    *((FusedScoreFraction({"a": 0.6, "b": -0.2}, 0.3, scale=scale), two_scores(), fused)
+      for scale in ("standardise", "min_max")),
     (ClipScoreFraction("l14", 0.3), score_rows("l14"), highest_scores),
     (ClipScoreFraction("b32", 0.01), score_rows("b32"), highest_scores),
     (ClipScoreFraction("l14", 0.97), score_rows("l14"), highest_scores),
