@@ -160,7 +160,9 @@ def _sorted_by_uid(column: str, paths: Sequence[str]) -> np.ndarray:
         free += own
     for start, end in zip(ends - counts, ends, strict=True):
         rows_of = slice(start, end)
-        order = np.lexsort((second[rows_of], first[rows_of]))
+        order = np.argsort(first[rows_of])
+        if (np.diff(first[rows_of][order]) == 0).any():
+            order = np.lexsort((second[rows_of], first[rows_of]))
         for array in (first, second, values):
             array[rows_of] = array[rows_of][order]
     _refuse_repeats(first, second, column, paths)
