@@ -110,21 +110,22 @@ def _opened(path: str) -> pq.ParquetFile:
 
 def _read(path: str, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The file's uids (UID_DTYPE) that have a score, and the scores (float32), batch by batch."""
+    first_row = 0
+    for batch in _batches(path, ["uid", column]):
+        scores = numbers(batch.column(column), column, path)
+        some = ~np.isnan(scores)
+        yield uids.parse(batch.column("uid"), path, first_row)[some], scores[some]
+        first_row += batch.num_rows
+
+
+def _batches(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     with _opened(path) as file:
-        first_row = 0
-        batches = file.iter_batches(_BATCH_ROWS, columns=["uid", column], use_threads=False)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (pa.ArrowException, OSError) as error:
-                raise CurateError(f"{path}: it can't be read from row {first_row} on ({reason(error)}), but every "
-                                  f"score is needed. Fetch it again.") from error
-            if batch is None:
-                return
-            scores = numbers(batch.column(column), column, path)
-            some = ~np.isnan(scores)
-            yield uids.parse(batch.column("uid"), path, first_row)[some], scores[some]
-            first_row += batch.num_rows
+        try:
+            for group in range(file.num_row_groups):  # of several at a time it holds more than it gives
+                yield from file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise CurateError(f"{path}: row group {group} can't be read ({reason(error)}), but every score is needed. "
+                              f"Fetch it again.") from error
 
 
 def _views(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

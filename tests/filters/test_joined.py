@@ -125,7 +125,7 @@ def test_a_damaged_page_is_named(tmp_path: pathlib.Path) -> None:
     data = bytearray(path.read_bytes())
     data[40:400] = bytes(360)
     path.write_bytes(data)
-    with pytest.raises(CurateError, match=r"a\.parquet: it can't be read from row 0 on \(.*\), but every score is"):
+    with pytest.raises(CurateError, match=r"a\.parquet: row group 0 can't be read \(.*\), but every score is"):
         JoinedScore("dfn", (str(path),)).build()
 
 
