@@ -25,6 +25,7 @@ from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.frequent_tokens import FrequentTokens
 from filters.fused_score import FusedScoreFraction
 from filters.language import Cld3, Language
 from filters.recipes import Recipe
@@ -42,6 +43,7 @@ STEPS: dict[str, type[Step]] = {
     "cld3": Cld3,
     "clip_score": ClipScore,
     "imagenet_word": ImagenetWord,
+    "frequent_tokens": FrequentTokens,
     "fused_score": FusedScoreFraction,
     "where": Where,
     "balance": Balance,

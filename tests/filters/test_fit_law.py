@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from filters.balance import Balance, Balanced
 from filters.base import Filter, Fit
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.frequent_tokens import FrequentOnly, FrequentTokens
 from filters.fused_score import FusedScore, FusedScoreFraction
 
 SCORES = st.none() | st.floats(width=32) | st.sampled_from([0.1, 0.2, 0.25, -0.0, 0.0])
@@ -121,9 +123,31 @@ def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
     return pairs.map(batch)
 
 
+def frequent(fit: FrequentTokens, rows: pa.RecordBatch) -> Filter:
+    """What FrequentTokens must finish as: each token's cell worked out on its own, and counted."""
+
+    def number(word: str) -> int:
+        return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+    counts = [0] * fit.cells
+    for words in ((text or "").split() for text in rows["text"].to_pylist()):
+        pairs = [number(a) * 0x9E3779B97F4A7C15 + number(b) for a, b in itertools.pairwise(words)]
+        for value in (*map(number, words), *pairs):
+            counts[(value % 2**64 >> 32) * fit.cells >> 32] += 1
+    least = max(sorted(counts)[-fit.most], 1)
+    return FrequentOnly(fit, np.packbits([count >= least for count in counts]), least, sum(map(bool, counts)))
+
+
+def captions() -> st.SearchStrategy[pa.RecordBatch]:
+    texts = st.none() | st.lists(st.sampled_from(["a", "b", "dog", "犬", ""]), max_size=5).map(" ".join)
+    rows = st.lists(texts, min_size=1, max_size=30)
+    return rows.map(lambda drawn: pa.record_batch({"text": pa.array(drawn, pa.string())}))
+
+
 #: Every fit, rows it may meet, and its plain restatement.
 FITS = [
     *((balance(**asked), matching_rows(), balanced) for asked in ({"t": 3}, {"tail_share": 0.3}, {"target": 5})),
+    (FrequentTokens(4, 16), captions(), frequent),
     *((FusedScoreFraction({"a": 0.6, "b": -0.2}, 0.3, scale=scale), two_scores(), fused)
       for scale in ("standardise", "min_max")),
     (ClipScoreFraction("l14", 0.3), score_rows("l14"), highest_scores),
