@@ -25,12 +25,15 @@ class FrequentTokens(Fit):
     Tokens are the words of `str.split()`, as written, and all pairs of neighbouring words; unigrams and bigrams are
     ranked together, by how often they occur in the captions that reach the step.
 
-    How many different ones a pool has, grows with it, so they are not counted one by one: each adds to one of `cells`
+    How many different ones a pool has grows with it, so they are not counted one by one: each adds to one of `cells`
     counters, which its hash picks, and it is the `most` fullest of these that are kept. Two tokens in one cell are
-    taken for one another, which errs mostly by keeping: a rare token that shares a frequent one's cell passes, with a
-    chance of `most / cells`, 1 in 17 by default. And where a cell that only rare tokens fill outranks the cell of a
-    token that is just frequent enough, captions with that one are dropped; `cells_in_use` in the manifest, near
-    `cells`, says that this may have happened. Then give more cells: 4 bytes of memory each, on every worker.
+    taken for one another. That errs mostly by keeping: a rare token whose cell a frequent one shares passes, with a
+    chance of most / cells, 1 in 17 by default. And where a cell that only rare tokens fill outranks that of a token
+    just frequent enough, captions with the latter are dropped; it may happen where the manifest's `cells_in_use` comes
+    near `cells`. Then give more cells: 4 bytes each, held a few times over by a worker and a dozen times by the driver.
+
+    In a small pool the last of the `most` may occur once, like all that tie with it; then nothing is dropped, and the
+    manifest's `least_count` is 1.
 
     Args:
         most: tokens that count as frequent. ALIGN's are 100 million, of some billion captions.
@@ -41,8 +44,8 @@ class FrequentTokens(Fit):
     Differs: counting is approximate, see above. Counters stop at 2**32 - 1.
     """
 
-    most: int = 1_000_000
-    cells: int = 1 << 24
+    most: int = 250_000
+    cells: int = 1 << 22
     columns = ("text",)
 
     def __post_init__(self) -> None:
