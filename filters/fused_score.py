@@ -3,25 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters import joined
+from filters import exact_sums, joined
 from filters.base import Filter, Fit
 from filters.best import Best
 from filters.joined import JoinedScore
 from metadata.errors import CurateError, printable, unknown
 
 SCALES = ("standardise", "min_max")
-
-#: Powers of two that a float32 may lie below: 2**-148 to 2**128.
-_POWERS = 277
-_LEAST_POWER = -148
-_MANTISSA = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +34,7 @@ class FusedScoreFraction(Fit):
             spread over several files; a uid has one score in each column.
         scale: `standardise` or `min_max`.
 
-    Source: DataComp's filtering track; M-FLYT (arXiv:2503.08805) standardises and weighs twelve scores.
+    Source: M-FLYT (arXiv:2503.08805) publishes weights of twelve scores of DataComp's medium pool.
     """
 
     weights: dict
@@ -93,9 +87,10 @@ class FusedScoreFraction(Fit):
 
     def empty(self) -> dict[str, Any]:
         """Rows; rows that have all scores; and by column, in the order of the weights: rows that lack it, float32 least
-        and greatest, and the exact sums of `_sums`: int64, shape (columns, 3, _POWERS)."""
+        and greatest, and `exact_sums.sums`."""
         n = len(self.weights)
-        return {"rows": 0, "whole": 0, "lacking": np.zeros(n, np.int64), "sums": np.zeros((n, 3, _POWERS), np.int64),
+        return {"rows": 0, "whole": 0, "lacking": np.zeros(n, np.int64),
+                "sums": np.zeros((n, *exact_sums.SHAPE), np.int64),
                 "least": np.full(n, np.inf, np.float32), "most": np.full(n, -np.inf, np.float32)}  # fmt: skip
 
     def add(self, state: dict[str, Any], batch: pa.RecordBatch) -> dict[str, Any]:
@@ -105,7 +100,7 @@ class FusedScoreFraction(Fit):
         state["whole"] += int(whole.sum())
         state["lacking"] += np.isnan(scores).sum(axis=1)
         for n, values in enumerate(values[whole] for values in scores):
-            state["sums"][n] += _sums(values)
+            state["sums"][n] += exact_sums.sums(values)
             state["least"][n] = values.min(initial=state["least"][n])
             state["most"][n] = values.max(initial=state["most"][n])
         return state
@@ -123,7 +118,7 @@ class FusedScoreFraction(Fit):
         offsets, divisors = {}, {}
         for n, name in enumerate(self.weights):
             if self.scale == "standardise":
-                offsets[name], divisors[name] = _mean_and_deviation(state["sums"][n], state["whole"])
+                offsets[name], divisors[name] = exact_sums.mean_and_deviation(state["sums"][n], state["whole"])
             else:
                 offsets[name] = float(state["least"][n])
                 divisors[name] = float(state["most"][n]) - offsets[name]
@@ -144,35 +139,6 @@ class FusedScoreFraction(Fit):
             return
         raise CurateError(f"fused_score: {given}, but a row without a score is dropped. Check that the scores are of "
                           f"this pool: they are joined by uid.")
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """The sum of the values and of their squares, exactly: whole numbers by the power of two that they count.
-
-    A float32 is m * 2**(e - 24) with a whole m below 2**24, so the values of one e add up without rounding, and in any
-    order. A square has 48 bits, which are summed as two halves. Rows may be 2**39 in all, 2**29 in one call.
-
-    Returns:
-        int64, shape (3, _POWERS): by e, from _LEAST_POWER, the sums of m, of the high half of m * m, of its low half.
-    """
-    mantissas, powers = np.frexp(values.astype(np.float64))
-    whole = mantissas * _MANTISSA
-    squares = whole * whole
-    high = np.floor(squares / _MANTISSA)
-    parts = (whole, high, squares - high * _MANTISSA)
-    return np.stack([np.bincount(powers - _LEAST_POWER, part, _POWERS) for part in parts]).astype(np.int64)
-
-
-def _mean_and_deviation(sums: np.ndarray, rows: int) -> tuple[float, float]:
-    """Of what `_sums` has added up, each rounded once from its exact value."""
-    total = square = Fraction(0)
-    for power in np.flatnonzero(sums.any(axis=0)).tolist():
-        unit = Fraction(2) ** (power + _LEAST_POWER - 24)
-        value, high, low = sums[:, power].tolist()
-        total += value * unit
-        square += (high * _MANTISSA + low) * unit * unit
-    mean = total / rows
-    return float(mean), math.sqrt(square / rows - mean * mean)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,8 @@ def sources(pattern: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
                           f"the path.")
     found: dict[str, list[str]] = {name: [] for name in names}
     for path in paths:
-        schema = _opened(path).schema_arrow
+        with _opened(path) as file:
+            schema = file.schema_arrow
         if "uid" not in schema.names:
             raise CurateError(f"{path}: its columns are {printable(', '.join(schema.names))}, but scores are joined by "
                               f"uid. Add a column `uid`, or leave the file out.")
@@ -136,7 +137,10 @@ def _views(data: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _sorted_by_uid(column: str, paths: Sequence[str]) -> np.ndarray:
     """The bytes of the sorted file, mapped."""
-    rows = sum(_opened(path).metadata.num_rows for path in paths)
+    rows = 0
+    for path in paths:
+        with _opened(path) as file:
+            rows += file.metadata.num_rows
     bits = max(1, (rows // _PART_ROWS).bit_length())
 
     def parts() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -174,9 +178,10 @@ def _temporary(size: int) -> np.ndarray:
     """So many bytes of a file without a name, mapped: gone when nothing refers to them any more."""
     try:
         with tempfile.TemporaryFile() as file:
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, and later would end the process
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; later it would end the process
                 os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, np.uint8, "r+" if file.seek(0, os.SEEK_END) else "w+", shape=size)
+            file.truncate(size)
+            return np.memmap(file, np.uint8, "r+", shape=size)
     except OSError as error:
         raise CurateError(f"{tempfile.gettempdir()}: {size:,} bytes can't be had ({error.strerror}), but scores are "
                           f"sorted there. Make room, or set TMPDIR to another folder.") from error

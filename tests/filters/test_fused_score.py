@@ -11,10 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from filters import fused_score
 from filters.base import Filter, Fit
 from filters.fused_score import FusedScore, FusedScoreFraction
 from filters.recipes import open_recipe
@@ -107,21 +104,6 @@ def test_scores_of_the_pool_alone_need_no_files() -> None:
     assert step.with_files({}) is step
     assert fitted(step, batch).keep(batch).to_pylist() == [True, False, False, True]
     assert "files" not in step.describe()
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40))
-def test_sums_are_exact(values: list[float]) -> None:
-    exact = [Fraction(value) for value in values]
-    sums = fused_score._sums(np.array(values[::2], np.float32)) + fused_score._sums(np.array(values[1::2], np.float32))
-    mean, deviation = fused_score._mean_and_deviation(sums, len(values))
-    assert mean == float(sum(exact) / len(exact))
-    assert deviation == math.sqrt(statistics.pvariance(exact))
-
-
-def test_sums_reach_the_ends_of_float32() -> None:
-    ends = np.array([2**-149, np.finfo(np.float32).max, -np.finfo(np.float32).max, 0, -0.0], np.float32)
-    mean, _ = fused_score._mean_and_deviation(fused_score._sums(ends), 5)
-    assert mean == 2**-149 / 5
 
 
 def test_a_recipe_file_opens_with_it(tmp_path: pathlib.Path) -> None:
