@@ -1,5 +1,6 @@
 """WordNet 3.0 read from its own files: the words of its synsets, and the first synset of a word."""
 
+import functools
 import json
 import os
 import pathlib
@@ -30,6 +31,9 @@ _ENDINGS = {
 
 _ENDS = {part: tuple(old for old, _ in endings) for part, endings in _ENDINGS.items()}
 _ANY_END = tuple({old for ends in _ENDS.values() for old in ends})
+
+#: Words whose synsets are remembered: some 25 MB.
+_MAX_KNOWN = 1 << 17
 
 #: WordNet's longest word has 71 characters; a caption may hold a "word" of a million, made to be costly.
 _MAX_CHARS = 256
@@ -78,6 +82,7 @@ class WordNet:
     def _set(self, first: dict[str, dict[str, int]], irregular: dict[str, dict[str, list[str]]]) -> None:
         self._first, self._irregular = first, irregular
         self._listed = set().union(*first.values(), *irregular.values())
+        self._known = functools.lru_cache(_MAX_KNOWN)(self._find)  # many of a batch's were in those before
 
     @property
     def offsets(self) -> set[int]:
@@ -109,7 +114,7 @@ class WordNet:
         Differs: a word of more than 256 characters has no synset.
         """
         distinct = pa.DictionaryArray.from_arrays(*_encode(words))
-        offsets = pa.array(map(self._find, distinct.dictionary.to_pylist()), pa.int64())
+        offsets = pa.array(map(self._known, distinct.dictionary.to_pylist()), pa.int64())
         return offsets.take(distinct.indices)
 
     def _find(self, word: str | None) -> int | None:
