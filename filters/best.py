@@ -80,6 +80,7 @@ class _LowHalf(Fit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.best.columns)
+        object.__setattr__(self, "scorers", self.best.scorers)
 
     @property
     def name(self) -> str:

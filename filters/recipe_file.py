@@ -26,12 +26,15 @@ from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import Distinct, GroupSize
+from filters.frequent_tokens import FrequentTokens
+from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
+from filters.text_based import ImagenetWord
 from filters.where import Where
 from metadata.errors import CurateError, unknown
 
@@ -46,6 +49,9 @@ STEPS: dict[str, type[Step]] = {
     "clip_score": ClipScore,
     "image_based": ImageBased,
     "normsim": NormSim,
+    "imagenet_word": ImagenetWord,
+    "frequent_tokens": FrequentTokens,
+    "fused_score": FusedScoreFraction,
     "where": Where,
     "balance": Balance,
     "distinct": Distinct,

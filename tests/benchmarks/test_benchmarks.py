@@ -1,6 +1,6 @@
 """Every benchmark at a tiny size: that it works, and that what it compares does the same. No test looks at a time."""
 
-import importlib
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -131,3 +131,17 @@ def test_features(tmp_path):
     bench_features = importlib.import_module("bench_features")
     whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
     assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]
+
+
+@pytest.mark.slow
+def test_texts(tmp_path):
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("no timm")
+    wordnet, errors = (importlib.import_module(f"metadata.{name}") for name in ("wordnet", "errors"))
+    try:
+        wordnet.installed()
+    except errors.CurateError:
+        pytest.skip("no WordNet where nltk looks")
+    bench_texts = importlib.import_module("bench_texts")
+    (row,) = bench_texts.rows(tmp_path, number=1, size=400)
+    assert row.what.startswith("choose text_based, 400 rows")

@@ -23,7 +23,7 @@ POOL = pa.schema([(name, column.type) for name, column in COLUMNS.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
+        "text_based", "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
     assert all(RECIPES[name].name == name for name in RECIPES)
@@ -52,6 +52,7 @@ def test_balance_comes_last() -> None:
 
 
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+@pytest.mark.usefixtures("small_wordnet")
 def test_each_opens_on_commonpools_columns(name: str) -> None:
     recipe = open_recipe(name, {"worldwide": "demo_worldwide"})
     assert recipe == RECIPES[name]
