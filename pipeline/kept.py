@@ -15,7 +15,8 @@ from filters import quantile
 from metadata import uids
 from metadata.balancing import row_hashes
 from metadata.schema import conform
-from pipeline.parquet_file import BATCH_ROWS, open_parquet
+from pipeline import parquet_file
+from pipeline.parquet_file import open_parquet
 
 #: Captions whose words are counted, about; the seed that chooses them; how much of each is looked at, in characters.
 _CAPTIONS, _SEED, _CHARACTERS = 1 << 18, 0x636F6D70617265, 1000
@@ -178,7 +179,7 @@ def rows(files: Sequence[str]) -> int:
 def _batches(files: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.RecordBatch]]:
     for path in files:
         with open_parquet(path) as parquet:
-            for batch in parquet.batches(range(len(parquet.group_rows)), columns, BATCH_ROWS):
+            for batch in parquet.batches(range(len(parquet.group_rows)), columns, parquet_file.BATCH_ROWS):
                 checked = [conform(batch[column], column, path) for column in columns]
                 yield path, pa.RecordBatch.from_arrays(checked, names=list(columns))
 

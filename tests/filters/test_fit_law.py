@@ -115,7 +115,7 @@ def balance(**asked) -> Balance:
     return Balance(entry_file(), **asked).with_files({})
 
 
-def fused(fit: FusedScoreFraction, rows: pa.RecordBatch) -> Filter | None:
+def fused(fit: FusedScoreFraction, rows: pa.RecordBatch, _: int) -> Filter | None:
     """What FusedScoreFraction must finish as: exact means and deviations, and a sort; None where it can't be."""
     columns = {name: rows[name].to_pylist() for name in fit.weights}
     good = {name: [n for n, x in enumerate(values) if x is not None and math.isfinite(x)]
@@ -152,7 +152,7 @@ def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
     return pairs.map(batch)
 
 
-def frequent(fit: FrequentTokens, rows: pa.RecordBatch) -> Filter:
+def frequent(fit: FrequentTokens, rows: pa.RecordBatch, _: int) -> Filter:
     """What FrequentTokens must finish as: each token's cell worked out on its own, and counted."""
 
     def number(word: str) -> int:
