@@ -19,6 +19,7 @@ COMMANDS = {
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
+    "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
 }
 
 
