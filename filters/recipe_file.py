@@ -25,6 +25,7 @@ from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.evaluation_sets import OutsideEvaluationSets
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
@@ -44,6 +45,7 @@ STEPS: dict[str, type[Step]] = {
     "clip_score": ClipScore,
     "image_based": ImageBased,
     "normsim": NormSim,
+    "outside_evaluation_sets": OutsideEvaluationSets,
     "where": Where,
     "balance": Balance,
 }
