@@ -208,7 +208,7 @@ def _gather(piece: Piece, asked: Asked, last: int, path: str) -> None:
 def _order(pieces: Sequence[Piece], asked: Asked, work: str) -> dict[str, int]:
     """Writes the pieces' rows as one array, by hash; gives how many there are, and how many were left out."""
     kind = FEATURES[asked.embedding].type
-    dims, dtype = kind.list_size, np.dtype(kind.value_type.to_pandas_dtype())
+    dims, dtype = kind.list_size, np.dtype(f"f{kind.value_type.bit_width // 8}")
     hashes, left_out, parts = [], 0, []
     for piece in pieces:
         path = storage.join(work, "pieces", piece.name)
