@@ -118,8 +118,9 @@ def _load(model: str, pretrained: str) -> tuple[Any, Any, str]:
         raise unknown("model", name, open_clip.list_models(), where="--model")
     tags = open_clip.list_pretrained_tags_by_model(name)
     if not os.path.isfile(pretrained) and pretrained not in tags:
+        known = f", or one of {', '.join(tags)}" if tags else ""
         raise CurateError(f"--pretrained {printable(pretrained)}: is no file and no tag of {name}, but features "
-                          f"are of trained weights. Give a checkpoint{', or one of ' * bool(tags)}{', '.join(tags)}.")  # fmt: skip
+                          f"are of trained weights. Give a checkpoint{known}.")  # fmt: skip
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         made = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
@@ -132,5 +133,5 @@ def _load(model: str, pretrained: str) -> tuple[Any, Any, str]:
     def encode(images: list) -> np.ndarray:
         return made.encode_image(torch.stack(images).to(device), normalize=True).float().cpu().numpy()
 
-    known = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(made))
-    return encode, transform.image_transform_v2(known, is_train=False), device
+    settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(made))
+    return encode, transform.image_transform_v2(settings, is_train=False), device

@@ -84,7 +84,8 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, features, images, reshard, matching, balance." in found.stderr
+    known = "choose, features, centroids, images, reshard, matching, balance"
+    assert f"chose: no such benchmark. There are {known}." in found.stderr
 
 
 @pytest.mark.slow
@@ -124,3 +125,12 @@ def test_features(tmp_path):
     bench_features = importlib.import_module("bench_features")
     whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
     assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]
+
+
+@pytest.mark.slow
+def test_centroids(tmp_path):
+    pytest.importorskip("faiss")
+    bench_centroids = importlib.import_module("bench_centroids")
+    assert [row.what for row in bench_centroids.rows(tmp_path, number=1, size=3000)] == [
+        "k-means, 3,000 rows, 30 centroids"
+    ]
