@@ -26,6 +26,7 @@ from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import Distinct, GroupSize
+from filters.evaluation_sets import OutsideEvaluationSets
 from filters.frequent_tokens import FrequentTokens
 from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
@@ -52,6 +53,7 @@ STEPS: dict[str, type[Step]] = {
     "imagenet_word": ImagenetWord,
     "frequent_tokens": FrequentTokens,
     "fused_score": FusedScoreFraction,
+    "outside_evaluation_sets": OutsideEvaluationSets,
     "where": Where,
     "balance": Balance,
     "distinct": Distinct,

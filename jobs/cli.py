@@ -20,6 +20,8 @@ COMMANDS = {
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
+    "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
+    "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
 }
 
 

@@ -84,7 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "chose: no such benchmark. There are choose, features, images, reshard, matching, balance" in found.stderr
+    assert "chose: no such benchmark. There are choose, features, centroids, images, reshard, " in found.stderr
 
 
 @pytest.mark.slow
@@ -145,3 +145,12 @@ def test_texts(tmp_path):
     bench_texts = importlib.import_module("bench_texts")
     (row,) = bench_texts.rows(tmp_path, number=1, size=400)
     assert row.what.startswith("choose text_based, 400 rows")
+
+
+@pytest.mark.slow
+def test_centroids(tmp_path):
+    pytest.importorskip("faiss")
+    bench_centroids = importlib.import_module("bench_centroids")
+    assert [row.what for row in bench_centroids.rows(tmp_path, number=1, size=3000)] == [
+        "k-means, 3,000 rows, 30 centroids"
+    ]
