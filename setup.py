@@ -36,8 +36,10 @@ setup(
     ],
     extras_require={
         "laion2b": ["cld3-py>=3.1"],  # the language test of the laion2b recipe
+        "text_based": ["timm>=1.0"],  # carries ImageNet-21k's list of synsets; its code is not used
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
+        "clusters": ["faiss-cpu>=1.9,<2"],  # k-means of `curate centroids`
         "train": ["open_clip_torch>=3.2,<5"],
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],

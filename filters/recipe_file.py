@@ -26,6 +26,9 @@ from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import Distinct, GroupSize
+from filters.evaluation_sets import OutsideEvaluationSets
+from filters.frequent_tokens import FrequentTokens
+from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.negcliploss import NegClipLossFraction
@@ -33,6 +36,7 @@ from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
+from filters.text_based import ImagenetWord
 from filters.where import Where
 from metadata.errors import CurateError, unknown
 
@@ -48,6 +52,10 @@ STEPS: dict[str, type[Step]] = {
     "image_based": ImageBased,
     "negcliploss": NegClipLossFraction,
     "normsim": NormSim,
+    "imagenet_word": ImagenetWord,
+    "frequent_tokens": FrequentTokens,
+    "fused_score": FusedScoreFraction,
+    "outside_evaluation_sets": OutsideEvaluationSets,
     "where": Where,
     "balance": Balance,
     "distinct": Distinct,

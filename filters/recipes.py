@@ -17,6 +17,7 @@ from filters.language import Cld3, Language
 from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSimFraction
 from filters.sizes import AspectRatio, ImageSize
+from filters.text_based import ImagenetWord
 from metadata.errors import CurateError, unknown
 
 
@@ -89,6 +90,12 @@ RECIPES = {
             "Keeps English captions that fit their image: how LAION-2B's English subset was made.",
             f"{DATACOMP}, after LAION-5B (arXiv:2210.08402)", "1.3M",
             (Published("small", 0.031, 0.133), Published("medium", 0.230, 0.292), Published("large", 0.553, 0.501)),
+        ),
+        Recipe(
+            # Words first: they cost a fifth of the language, and half of the captions are gone.
+            "text_based", (ImagenetWord(), Language()),
+            "Keeps English captions that name something ImageNet-21k has pictures of.", DATACOMP, "3.2M",
+            (Published("small", 0.046, 0.157), Published("medium", 0.255, 0.307), Published("large", 0.561, 0.466)),
         ),
         Recipe(
             "image_based", _IMAGE_BASED,
@@ -207,7 +214,7 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
-        if isinstance(step, Filter) and not step.scorers:
+        if isinstance(step, Filter) and not step.scorers:  # what scorers add is not there yet
             step.keep(pa.RecordBatch.from_pylist([], schema=schema))
 
 

@@ -16,9 +16,12 @@ from metadata.errors import CurateError
 #: Subcommands: what each does, for the help. The module jobs.NAME has add_arguments(parser) and run(args) -> exit code.
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
+    "compare": "how finished runs differ: rows, overlaps, steps, captions, scores, sizes and words",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
+    "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
+    "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
 }
 
 

@@ -194,9 +194,9 @@ def _summarise(record: dict[str, Any], out: str) -> None:
     print(f"rows kept  {rows['kept']:>14,}  ({rows['kept'] / rows['in']:.1%})")
     for fitted in record["fitted"]:
         for name, parameters in fitted.items():
-            print(f"  {name}: {_listed(parameters)}")
+            print(f"  {name}: {listed(parameters)}")
             if name in record["told"]:
-                print(f"  {' ' * len(name)}  {_listed(record['told'][name])}")
+                print(f"  {' ' * len(name)}  {listed(record['told'][name])}")
     for status, n in sorted(record.get("samples", {}).items(), key=lambda pair: (pair[0] != "ok", -pair[1])):
         print(f"  {'image' if status == 'ok' else 'no image'} {n:>12,}  {status}")
     for warning in record["warnings"]:
@@ -209,7 +209,7 @@ def _summarise(record: dict[str, Any], out: str) -> None:
         print(f"           {out}/shards/         webdataset shards, each with its ledger (.parquet)")
 
 
-def _listed(values: Mapping[str, Any]) -> str:
+def listed(values: Mapping[str, Any]) -> str:
     """Numbers and words by name; hashes, and what has parts of its own, are for the manifest."""
     shown = {name: value for name, value in values.items() if name != "sha256" and not isinstance(value, dict)}
     return ", ".join(f"{name} {_short(value)}" for name, value in shown.items())

@@ -104,7 +104,7 @@ class Features:
             shape, fortran, dtype, length = _parse(header)
         except (OSError, ValueError) as error:
             raise self._error(f"can't be read ({reason(error)})", "every row is needed", "Fetch it again.") from error
-        needed, dims = np.dtype(self.kind.value_type.to_pandas_dtype()), self.kind.list_size
+        needed, dims = np.dtype(f"f{self.kind.value_type.bit_width // 8}"), self.kind.list_size
         if dtype != needed or fortran:
             raise self._error(f"is of type {dtype}{' in Fortran order' * fortran}", f"{needed} in C order is needed "
                               f"({column}: {FEATURES[column].about})", "Mend the file.")  # fmt: skip

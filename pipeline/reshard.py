@@ -20,7 +20,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import re
-import shutil
 import signal
 import tempfile
 import threading
@@ -75,8 +74,8 @@ def reshard(
         raise CurateError(
             f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
         )
-    with _local(subset) as path, _packed(remove) as (lists, listed):
-        facts = subsets.check(path, subset)
+    with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
+        facts = subsets.check(path, f"--subset {subset}")
         inputs = [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in names]
         asked = {
             "command": "reshard",
@@ -260,18 +259,6 @@ def _packed(lists: Sequence[tuple[str, str]]) -> contextlib.AbstractContextManag
     from pipeline import reshard_lists
 
     return reshard_lists.packed(lists)
-
-
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[str]:
-    """The file on this machine: itself, or a copy while the block lasts."""
-    if storage.is_local(path):
-        yield path
-        return
-    with storage.open_read(path) as remote, tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        shutil.copyfileobj(remote, file)
-        file.flush()
-        yield file.name
 
 
 def _is_inside(path: str, directory: str) -> bool:

@@ -22,7 +22,7 @@ def build(scorers: Iterable[Scorer], folder: str) -> None:
     """Writes what workers need to score, where it is not there."""
     for scorer in scorers:
         if not storage.exists(path := _built_path(scorer, folder)):
-            storage.write(path, scorer.build().to_pybytes())
+            storage.write(path, memoryview(scorer.build()))  # which may be a mapped file larger than memory
 
 
 def _built_path(scorer: Scorer, folder: str) -> str:

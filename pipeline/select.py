@@ -4,7 +4,7 @@ Every function writes whole files under the run's folder, named by the piece, an
 already: a run that was killed continues, and a runner may run any piece twice.
 
     work/scores/COLUMN/       columns that scorers added, see pipeline.scores
-    work/passes/NNNNNN.S.P    empty: pass P of the fit that is step S has seen the piece
+    work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
                               and before and after groupings, for which see pipeline.groups)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones

@@ -80,7 +80,7 @@ def atomic(path: str) -> Iterator[BinaryIO]:
     file.commit()
 
 
-def write(path: str, data: bytes) -> None:
+def write(path: str, data: bytes | memoryview) -> None:
     """Writes the whole of `data` under `path`, or nothing."""
     with atomic(path) as file:
         file.write(data)

@@ -1,11 +1,16 @@
 """Reading a subset file: DataComp's .npy of sorted uids, looked into without being loaded."""
 
+import contextlib
 import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from metadata.errors import CurateError, printable
+from pipeline import storage
 
 #: A uid as two numbers, its first and its last 16 digits. As metadata.uids has it, which would import pyarrow.
 UID_DTYPE = np.dtype("u8,u8")
@@ -18,6 +23,18 @@ class Facts(NamedTuple):
 
     sha256: str
     distinct: int
+
+
+@contextlib.contextmanager
+def local_file(path: str) -> Iterator[str]:
+    """The file on this machine: itself, or a copy while the block lasts."""
+    if storage.is_local(path):
+        yield path
+        return
+    with storage.open_read(path) as remote, tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        shutil.copyfileobj(remote, file)
+        file.flush()
+        yield file.name
 
 
 def load(path: str) -> np.ndarray:
@@ -58,7 +75,7 @@ def check(path: str, name: str) -> Facts:
 
 def _unfit(name: str, what: str) -> CurateError:
     return CurateError(
-        f"--subset {name}: {what}, but DataComp's format is needed: .npy, dtype u8,u8, one dimension, "
+        f"{name}: {what}, but DataComp's format is needed: .npy, dtype u8,u8, one dimension, "
         f"sorted, not empty. `curate --select-only` writes it."
     )
 

@@ -9,6 +9,7 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_sources import write_timm, write_wordnet
 
 SCHEMA = pa.schema(
     [
@@ -104,3 +105,13 @@ def curate(tmp_path: pathlib.Path):
         return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture
+def small_wordnet(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The only WordNet and the only timm that are found are small_sources' own; gives the WordNet's folder."""
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(str(write_timm(tmp_path / "packages")))
+    folder = write_wordnet(tmp_path / "nltk" / "corpora" / "wordnet")
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk"))
+    return folder

@@ -48,6 +48,19 @@ def write_wordnet(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+#: Synsets of it as ImageNet's list has them: dog, glasses, goose; and, by its number alone, the verb run.
+SYNSETS = ["n00000010", "n00000070", "n00000050", "n00000120"]
+
+
+def write_timm(folder: pathlib.Path) -> pathlib.Path:
+    """A package timm in `folder` that has SYNSETS as its list, and can't be run."""
+    info = folder / "timm" / "data" / "_info"
+    info.mkdir(parents=True)
+    (folder / "timm" / "__init__.py").write_text("raise RuntimeError('timm is run')\n")
+    (info / "imagenet21k_goog_synsets.txt").write_text("\n".join(SYNSETS))
+    return folder
+
+
 def page(text: str, title: str = "T", ns: int = 0, redirect: bool = False) -> str:
     """A page of a dump."""
     mark = '<redirect title="X" />' if redirect else ""

@@ -1,13 +1,13 @@
-"""DataComp's way of choosing rows, restated: what its baselines.py does for three of its baselines, step for step.
+"""DataComp's way of choosing rows, restated: what its baselines.py does for four of its baselines, step for step.
 
-    python peer_datacomp.py no_filter|basic_filter|clip_score POOL OUT.npy WORKERS
+    python peer_datacomp.py no_filter|basic_filter|clip_score|text_based POOL OUT.npy WORKERS
 
 Pools of spawned processes read a file each with pandas; uids become pairs of numbers one by one in Python; a fraction
 becomes a threshold by sorting the scores of the whole pool; the subset is sorted as a structured array.
 
 As in the original, every process imports torch, which no step here uses; where it isn't installed that is left out, and
 the peer is faster than the original by a second or two for each of its processes. It uses our own default's small
-lid.176.ftz, so that both give the same rows.
+lid.176.ftz, so that both give the same rows. For text_based it needs nltk, and its WordNet where NLTK_DATA says.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def main(baseline: str, pool: str, out: str, workers: int) -> None:
     if baseline == "clip_score":
         task: Callable = functools.partial(with_score, threshold=threshold(files, workers))
     else:
-        task = {"no_filter": every_row, "basic_filter": basic}[baseline]
+        task = {"no_filter": every_row, "basic_filter": basic, "text_based": text_based}[baseline]
     uids = np.concatenate(in_processes(task, files, workers))
     uids.sort()
     np.save(out, uids)
@@ -78,6 +78,29 @@ def basic(path: str) -> np.ndarray:
     shorter = np.minimum(rows.original_width, rows.original_height)
     longer = np.maximum(rows.original_width, rows.original_height)
     return uids[english & captioned & (shorter >= 200) & (longer / shorter <= 3.0)]
+
+
+def text_based(path: str) -> np.ndarray:
+    from nltk.corpus import wordnet
+
+    rows = pd.read_parquet(path, columns=["uid", "text"])
+    model = fasttext.load_model(model_path())
+    package = importlib.util.find_spec("timm").submodule_search_locations[0]
+    lines = pathlib.Path(package, "data", "_info", "imagenet21k_goog_synsets.txt").read_text().split()
+    entities = [int(line[1:]) for line in lines]  # a list, as in the original
+
+    def names_one(text: str) -> bool:
+        for word in text.split():
+            synsets = wordnet.synsets(word)
+            if synsets and synsets[0].offset() in entities:
+                return True
+        return False
+
+    english = rows.text.apply(lambda text: model.predict(text.replace("\n", " "))[0][0] == "__label__en")
+    naming = rows.text.apply(names_one)
+    whole = rows.uid.apply(int, base=16)
+    uids = np.array(list(zip((whole // 2**64).astype("uint64"), (whole % 2**64).astype("uint64"), strict=True)), PAIR)
+    return uids[english & naming]
 
 
 def model_path() -> str:

@@ -1,6 +1,6 @@
 """Every benchmark at a tiny size: that it works, and that what it compares does the same. No test looks at a time."""
 
-import importlib
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -84,8 +84,7 @@ def test_a_benchmark_stops_where_results_differ(tmp_path):
 def test_an_unknown_benchmark_is_refused():
     found = subprocess.run([sys.executable, str(HERE / "run.py"), "chose"], capture_output=True, text=True)
     assert found.returncode == 2
-    there = "choose, features, images, reshard, matching, balance, duplicates"
-    assert f"chose: no such benchmark. There are {there}." in found.stderr
+    assert "chose: no such benchmark. There are choose, features, centroids, images, reshard, " in found.stderr
 
 
 @pytest.mark.slow
@@ -132,3 +131,26 @@ def test_features(tmp_path):
     bench_features = importlib.import_module("bench_features")
     whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
     assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]
+
+
+@pytest.mark.slow
+def test_texts(tmp_path):
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("no timm")
+    wordnet, errors = (importlib.import_module(f"metadata.{name}") for name in ("wordnet", "errors"))
+    try:
+        wordnet.installed()
+    except errors.CurateError:
+        pytest.skip("no WordNet where nltk looks")
+    bench_texts = importlib.import_module("bench_texts")
+    (row,) = bench_texts.rows(tmp_path, number=1, size=400)
+    assert row.what.startswith("choose text_based, 400 rows")
+
+
+@pytest.mark.slow
+def test_centroids(tmp_path):
+    pytest.importorskip("faiss")
+    bench_centroids = importlib.import_module("bench_centroids")
+    assert [row.what for row in bench_centroids.rows(tmp_path, number=1, size=3000)] == [
+        "k-means, 3,000 rows, 30 centroids"
+    ]

@@ -13,13 +13,15 @@ from metadata.errors import CurateError
 SPACES = "".join(chr(c) for c in range(sys.maxunicode + 1) if chr(c).isspace())
 
 
-def keep(texts: list[str | None], **parameters: int) -> list[bool]:
+def keep(texts: list[str | None], **parameters: int | None) -> list[bool]:
     batch = pa.record_batch({"text": pa.array(texts, pa.string())})
     return CaptionLength(**parameters).keep(batch).to_pylist()
 
 
-def plain(text: str | None, min_words: int = 3, min_chars: int = 6) -> bool:
-    return text is not None and len(text.split()) >= min_words and len(text) >= min_chars
+def plain(text: str | None, min_words: int = 3, min_chars: int = 6, max_words: int | None = None) -> bool:
+    if text is None or len(text) < min_chars:
+        return False
+    return min_words <= len(text.split()) and (max_words is None or len(text.split()) <= max_words)
 
 
 def test_more_than_two_words_and_five_characters() -> None:
@@ -47,9 +49,17 @@ def test_characters_are_code_points() -> None:
     st.lists(st.none() | st.text(st.sampled_from("ab\u0301é图🎉\u200b\0" + SPACES), max_size=12), max_size=20),
     st.integers(0, 5),
     st.integers(0, 8),
+    st.none() | st.integers(0, 3),
 )
-def test_equals_python(texts: list[str | None], min_words: int, min_chars: int) -> None:
-    assert keep(texts, min_words=min_words, min_chars=min_chars) == [plain(t, min_words, min_chars) for t in texts]
+def test_equals_python(texts: list[str | None], min_words: int, min_chars: int, more: int | None) -> None:
+    most = None if more is None else max(1, min_words + more)
+    found = keep(texts, min_words=min_words, min_chars=min_chars, max_words=most)
+    assert found == [plain(text, min_words, min_chars, most) for text in texts]
+
+
+def test_aligns_three_to_twenty_words() -> None:
+    texts = [" ".join(["word"] * number) for number in (0, 2, 3, 20, 21, 5000)]
+    assert keep(texts, min_chars=0, max_words=20) == [False, False, True, True, False, False]
 
 
 def test_a_slice_of_a_batch_is_read_from_its_start() -> None:
@@ -60,6 +70,9 @@ def test_a_slice_of_a_batch_is_read_from_its_start() -> None:
 def test_negative_lengths_are_refused() -> None:
     with pytest.raises(CurateError, match=r"^caption_length: min_words is -1, but it can't be negative\."):
         CaptionLength(min_words=-1)
+    for most in (0, 2, -1):
+        with pytest.raises(CurateError, match=rf"max_words is {most}, but it is at least 1 and no less .*, 3\."):
+            CaptionLength(max_words=most)
 
 
 def tokenize(text: str) -> list[str]:

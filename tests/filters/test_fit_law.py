@@ -6,11 +6,15 @@ Some fits count the rows of the pool that the steps before have dropped, too: th
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import json
+import math
 import pathlib
+import statistics
 import tempfile
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +27,8 @@ from filters.balance import Balance, Balanced
 from filters.base import Filter, Fit
 from filters.best import Best
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.frequent_tokens import FrequentOnly, FrequentTokens
+from filters.fused_score import FusedScore, FusedScoreFraction
 
 SCORES = st.none() | st.floats(width=32) | st.sampled_from([0.1, 0.2, 0.25, -0.0, 0.0])
 
@@ -109,9 +115,70 @@ def balance(**asked) -> Balance:
     return Balance(entry_file(), **asked).with_files({})
 
 
+def fused(fit: FusedScoreFraction, rows: pa.RecordBatch, _: int) -> Filter | None:
+    """What FusedScoreFraction must finish as: exact means and deviations, and a sort; None where it can't be."""
+    columns = {name: rows[name].to_pylist() for name in fit.weights}
+    good = {name: [n for n, x in enumerate(values) if x is not None and math.isfinite(x)]
+            for name, values in columns.items()}  # fmt: skip
+    whole = sorted(set.intersection(*map(set, good.values())))
+    some = {name: [Fraction(values[n]) for n in whole] for name, values in columns.items()}
+    most_lack = any(2 * len(there) < rows.num_rows for there in good.values())
+    if most_lack or any(len(set(own)) < 2 for own in some.values()):
+        return None
+    if fit.scale == "standardise":
+        offsets = {name: float(sum(own) / len(own)) for name, own in some.items()}
+        divisors = {name: math.sqrt(statistics.pvariance(own)) for name, own in some.items()}
+    else:
+        offsets = {name: float(min(own)) for name, own in some.items()}
+        divisors = {name: float(max(own)) - offsets[name] for name, own in some.items()}
+    counted = {"rows": rows.num_rows, "rows_without_score": rows.num_rows - len(whole),
+               "rows_lacking": {name: rows.num_rows - len(there) for name, there in good.items()}}  # fmt: skip
+    if not all(divisors.values()):
+        return None
+    found = FusedScore(fit, offsets, divisors, 0.0, counted)
+    scores = sorted((x for x in found.scores(rows).to_pylist() if x is not None), reverse=True)
+    place = min(max(int(rows.num_rows * fit.fraction) - 1, 0), len(scores) - 1)
+    return dataclasses.replace(found, threshold=scores[place] + 0.0)
+
+
+def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
+    grid = st.sampled_from([0.1, 0.25, -3.0, 2.0**-149, 3e38])
+    scores = st.floats(-10, 10, width=32) | grid | st.sampled_from([None, math.nan])
+    pairs = st.lists(st.tuples(scores, scores), min_size=1, max_size=40)
+
+    def batch(drawn: list[tuple]) -> pa.RecordBatch:
+        return pa.record_batch([pa.array(values, pa.float32()) for values in zip(*drawn, strict=True)], ["a", "b"])
+
+    return pairs.map(batch)
+
+
+def frequent(fit: FrequentTokens, rows: pa.RecordBatch, _: int) -> Filter:
+    """What FrequentTokens must finish as: each token's cell worked out on its own, and counted."""
+
+    def number(word: str) -> int:
+        return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+    counts = [0] * fit.cells
+    for words in ((text or "").split() for text in rows["text"].to_pylist()):
+        pairs = [number(a) * 0x9E3779B97F4A7C15 + number(b) for a, b in itertools.pairwise(words)]
+        for value in (*map(number, words), *pairs):
+            counts[(value % 2**64 >> 32) * fit.cells >> 32] += 1
+    least = max(sorted(counts)[-fit.most], 1)
+    return FrequentOnly(fit, np.packbits([count >= least for count in counts]), least, sum(map(bool, counts)))
+
+
+def captions() -> st.SearchStrategy[pa.RecordBatch]:
+    texts = st.none() | st.lists(st.sampled_from(["a", "b", "dog", "犬", ""]), max_size=5).map(" ".join)
+    rows = st.lists(texts, min_size=1, max_size=30)
+    return rows.map(lambda drawn: pa.record_batch({"text": pa.array(drawn, pa.string())}))
+
+
 #: Every fit, rows it may meet, and its plain restatement.
 FITS = [
     *((balance(**asked), matching_rows(), balanced) for asked in ({"t": 3}, {"tail_share": 0.3}, {"target": 5})),
+    (FrequentTokens(4, 16), captions(), frequent),
+    *((FusedScoreFraction({"a": 0.6, "b": -0.2}, 0.3, scale=scale), two_scores(), fused)
+      for scale in ("standardise", "min_max")),
     (ClipScoreFraction("l14", 0.3), score_rows("l14"), highest_scores),
     (ClipScoreFraction("b32", 0.01), score_rows("b32"), highest_scores),
     (ClipScoreFraction("l14", 0.97), score_rows("l14"), highest_scores),

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import restated_metaclip as plain
+import restated_nltk
+from small_sources import SYNSETS
 
 from filters.base import Fit
 from filters.language import _bundled
@@ -121,6 +123,11 @@ def english(rows: list[dict]) -> list[dict]:
     return [r for r in rows if r["text"] is not None and predict(r["text"].replace("\n", " "))[0][0] == "__label__en"]
 
 
+def naming(rows: list[dict], folder: pathlib.Path) -> list[dict]:
+    wordnet, wanted = restated_nltk.read(folder), {int(line[1:]) for line in SYNSETS}
+    return [row for row in rows if restated_nltk.names_one(row["text"], wordnet, wanted) is not None]
+
+
 def best(rows: list[dict], table: pa.Table) -> list[dict]:
     return list(filter(top_30_percent("l14", table), rows))
 
@@ -131,7 +138,9 @@ BY_ROWS = [name for name in RECIPES if not file_names(RECIPES[name]) and name !=
 
 @pytest.mark.parametrize("nulls", [False, True], ids=["as_published", "with_nulls"])
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in BY_ROWS])
-def test_keeps_the_rows_of_the_rules(name: str, nulls: bool, tmp_path: pathlib.Path) -> None:
+def test_keeps_the_rows_of_the_rules(
+    name: str, nulls: bool, tmp_path: pathlib.Path, small_wordnet: pathlib.Path
+) -> None:
     import fasttext
 
     table = pool(nulls)
@@ -146,6 +155,7 @@ def test_keeps_the_rows_of_the_rules(name: str, nulls: bool, tmp_path: pathlib.P
         "clip_score_l14_30_percent": lambda rows: best(rows, table),
         "clip_score_b32_30_percent": lambda rows: list(filter(top_30_percent("b32", table), rows)),
         "laion2b": lambda rows: list(filter(laion2b, rows)),
+        "text_based": lambda rows: naming(english(rows), small_wordnet),
         "metaclip": lambda rows: balanced(english(rows), 20_000, None),
         "metaclip_tail": lambda rows: balanced(english(rows), None, 0.06),
         "metaclip_worldwide": lambda rows: worldwide(rows, 170_000),

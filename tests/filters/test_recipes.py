@@ -25,7 +25,7 @@ POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim",
+        "text_based", "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim",
         "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
@@ -55,6 +55,7 @@ def test_balance_comes_last() -> None:
 
 
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
+@pytest.mark.usefixtures("small_wordnet")
 def test_each_opens_on_commonpools_columns(name: str, tmp_path: pathlib.Path) -> None:
     names = file_names(RECIPES[name])
     for file in names:

@@ -250,13 +250,13 @@ class TestSubset:
         for array in arrays:
             np.save(path, array)
             with pytest.raises(CurateError, match=r"^--subset mine: .*, but DataComp's format is needed: \.npy"):
-                subsets.check(str(path), "mine")
+                subsets.check(str(path), "--subset mine")
         whole = io.BytesIO()
         np.save(whole, np.zeros(100, "u8,u8"))
         for body in (b"", b"uid\n", b"\x80\x04N.", whole.getvalue()[:-1], whole.getvalue()[:40], whole.getvalue()[:6]):
             path.write_bytes(body)
             with pytest.raises(CurateError, match=r"^--subset mine: .*, but DataComp's format is needed"):
-                subsets.check(str(path), "mine")
+                subsets.check(str(path), "--subset mine")
         np.savez(tmp_path / "s.npz", a=np.zeros(1))
         with pytest.raises(CurateError, match="an archive of several arrays"):
             subsets.check(str(tmp_path / "s.npz"), "mine")

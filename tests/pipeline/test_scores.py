@@ -127,3 +127,43 @@ def test_balancing_on_beam_equals_plain_calls(workers, toy_pool, tmp_path):
     choose_on_beam(recipe, pieces, other, workers)
     assert np.load(select.tally_path(1, str(tmp_path / "beam")))["rows"][0] > 0
     assert files(tmp_path / "loop") == files(tmp_path / "beam")
+
+
+def test_a_filter_reads_a_scorers_column_with_no_fit_before_it(toy_pool, tmp_path, small_wordnet):
+    recipe = open_recipe("text_based")
+    pieces, on_beam = plan(recipe, toy_pool, tmp_path / "beam")
+    _, in_loop = plan(recipe, toy_pool, tmp_path / "loop")
+    for part in small_wordnet.iterdir():  # workers have what was built of it
+        part.unlink()
+    choose_on_beam(recipe, pieces, on_beam, workers=2)
+    choose_in_a_loop(recipe, pieces, in_loop)
+    assert files(tmp_path / "beam") == files(tmp_path / "loop")
+    kept = pq.read_table(tmp_path / "beam" / "kept").to_pydict()
+    assert set(kept["text"]) == {"dog"}
+    assert set(kept["imagenet_synset"]) == {10}
+
+
+def test_scores_of_files_are_joined_on_every_worker(toy_pool, toy_rows, tmp_path):
+    known = [row["uid"] for row in toy_rows[::-1] if row["original_width"] != 600]
+    scores = pa.table({"uid": known, "dfn": pa.array(range(len(known)), pa.int32())})
+    pq.write_table(scores, tmp_path / "dfn.parquet")
+    (tmp_path / "mine.yaml").write_text(f"""
+name: mine
+steps:
+  - image_size: 200
+  - fused_score: {{files: {tmp_path}/dfn.parquet, weights: {{dfn: 1, clip_l14_similarity_score: 0.001}}, fraction: 0.2}}
+""")
+    recipe = open_recipe(str(tmp_path / "mine.yaml"))
+    pieces, on_beam = plan(recipe, toy_pool, tmp_path / "beam")
+    _, in_loop = plan(recipe, toy_pool, tmp_path / "loop")
+    (tmp_path / "dfn.parquet").unlink()  # workers have what was built of it
+    choose_on_beam(recipe, pieces, on_beam, workers=2)
+    choose_in_a_loop(recipe, pieces, in_loop)
+    assert files(tmp_path / "beam") == files(tmp_path / "loop")
+    kept = pq.read_table(tmp_path / "beam" / "kept").to_pydict()
+    place = {uid: n for n, uid in enumerate(known)}
+    assert kept["dfn"] == [place[uid] for uid in kept["uid"]]
+    large = [row for row in toy_rows if min(row["original_width"], row["original_height"]) >= 200]
+    assert len(kept["uid"]) == int(0.2 * len(large))
+    (_, fitted) = json.loads((tmp_path / "beam" / "work" / "fitted.json").read_text())
+    assert fitted["fused_score"]["rows_lacking"]["dfn"] == sum(row["original_width"] == 600 for row in large)

@@ -1,0 +1,73 @@
+"""The filter on evaluation sets: what is trained on must not hold the images that models are judged by."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from filters import features, vectors
+from filters.base import Filter
+from filters.nearest import Nearest
+from metadata.errors import CurateError, unknown
+from metadata.schema import FEATURES
+
+#: The cosine of CommonPool's `dedup` descriptors from which on DataComp holds two images for the same.
+DEDUP_THRESHOLD = 0.604169
+
+
+@dataclasses.dataclass(frozen=True)
+class OutsideEvaluationSets(Filter):
+    """Keeps pairs whose image is no near-duplicate of an evaluation image: no cosine with one is above `threshold`.
+
+    The cosine is the inner product, which is taken in float64, so that it is exact and the same in any batch. A row
+    without features is dropped: what stays has been compared. The run counts it among those that the step drops.
+
+    Args:
+        targets: path, or a glob of paths, of files of vectors of unit length (see filters.vectors.Vectors): features of
+            the images of evaluation sets.
+        threshold: -1 to 1; has to be given for all embeddings but `dedup`, whose is DEDUP_THRESHOLD.
+        embedding: the column of features; the targets are of the same model.
+
+    Source: DataComp (arXiv:2304.14108), which has cleaned CommonPool so, with the descriptors in `dedup`.
+    """
+
+    targets: str
+    threshold: float | None = None
+    embedding: str = "dedup"
+
+    def __post_init__(self) -> None:
+        if self.embedding not in FEATURES:
+            raise unknown("embedding", self.embedding, FEATURES, where=self.name)
+        if self.threshold is None:
+            if self.embedding != "dedup":
+                raise CurateError(f"{self.name}: threshold is missing, but only that of dedup is known. Add it.")
+            object.__setattr__(self, "threshold", DEDUP_THRESHOLD)
+        if math.isnan(self.threshold):  # type: ignore[arg-type]
+            raise CurateError(f"{self.name}: threshold is NaN, but it is compared with. Give a number.")
+        object.__setattr__(self, "columns", (self.embedding,))
+
+    def describe(self) -> dict[str, Any]:
+        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
+        hashes = vectors.sha256(self.targets, self.embedding, f"{self.name}: targets")
+        return {"targets_sha256": hashes, "threshold": self.threshold, "embedding": self.embedding}
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        values = features.matrix(batch.column(self.embedding))
+        keep = np.zeros(len(values), bool)
+        for part, rows, there in features.unit_blocks(values, self.embedding):
+            nearest = _nearest(self.targets, self.embedding)
+            cosines = features.inner(rows, nearest.vectors[nearest(rows)])
+            keep[part] = there & (cosines <= self.threshold)
+        return pa.array(keep)
+
+
+@functools.lru_cache(maxsize=2)
+def _nearest(targets: str, embedding: str) -> Nearest:
+    where = "outside_evaluation_sets: targets"
+    found = Nearest(vectors.Vectors(targets, embedding, where))
+    for _ in features.unit_blocks(found.vectors, f"{where} {targets}"):
+        pass  # each is of unit length, or that raised
+    return found

@@ -1,0 +1,37 @@
+"""`curate targets`: features of a benchmark's images, which steps compare rows with."""
+
+import argparse
+import sys
+
+from jobs.cli import positive
+from metadata.errors import CurateError, printable
+
+#: Images left out that are named on the terminal.
+_NAMED = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which images, by which model, where to."""
+    parser.add_argument("--images", metavar="FOLDER", required=True, help="of images or of webdataset tars")
+    parser.add_argument("--model", metavar="NAME|FILE.json", required=True, help="of open_clip, or a model's config")
+    parser.add_argument("--pretrained", metavar="TAG|FILE", required=True, help="its weights, as open_clip names them")
+    parser.add_argument("--batch", metavar="N", type=positive, default=256, help="images at a time (default: 256)")
+    parser.add_argument("--out", metavar="FILE.npy", required=True, help="a local path; replaced if it is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Encodes, and names what was left out; returns the exit code."""
+    from pipeline import targets
+    from pipeline.failures import os_sentence
+
+    try:
+        record = targets.make(args.images, args.model, args.pretrained, args.out, args.batch)
+    except OSError as error:
+        raise CurateError(os_sentence(error)) from error
+    left_out = record["left_out"]
+    for name in left_out[:_NAMED]:
+        print(f"curate: {printable(name, 300)}: is left out, for it can't be read as an image.", file=sys.stderr)
+    print(f"images       {record['images']:>14,}  on {record['device']}")
+    print(f"left out     {len(left_out):>14,}  that can't be read; their names are in the .json beside --out")
+    print(f"\nLook at      {args.out}")
+    return 0

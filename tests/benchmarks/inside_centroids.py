@@ -1,0 +1,47 @@
+"""An iteration of `curate centroids` against one of faiss called directly, in turns, in one process.
+
+    python inside_centroids.py RUNS ROWS CENTROIDS
+
+Prints [[ours, other], …] in seconds of wall time an iteration as JSON, after a run of each that isn't counted. faiss
+gets float32 in memory; ours the float16 of a pool in a mapped file, and it writes a checkpoint after each iteration.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+import faiss
+import numpy as np
+from inside_features import DIMS, units
+
+from pipeline import centroids
+
+ITERATIONS = 4
+
+
+def main(runs: int, rows: int, number: int) -> None:
+    values, taken = units(rows, 0), []
+    wide = values.astype(np.float32)
+    for _ in range(runs + 1):
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+            np.save(pathlib.Path(folder, "sample.npy"), values)
+            start = time.perf_counter()
+            with contextlib.redirect_stderr(nowhere):
+                found, _ = centroids._cluster(centroids.Asked("l14_img", number, rows, ITERATIONS, 0), folder)
+            ours = time.perf_counter() - start
+        kmeans = faiss.Kmeans(DIMS, number, niter=ITERATIONS, spherical=True, max_points_per_centroid=rows)
+        start = time.perf_counter()
+        kmeans.train(wide, init_centroids=wide[:number])
+        taken.append([ours / ITERATIONS, (time.perf_counter() - start) / ITERATIONS])
+        # Rounding may send a row elsewhere now and then, but the centroids are the same ones.
+        assert np.median((found * kmeans.centroids).sum(axis=1)) > 0.999
+    print(json.dumps(taken[1:]))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

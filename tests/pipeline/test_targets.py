@@ -1,0 +1,95 @@
+"""Targets are what a plain loop over open_clip gives; what can't be read is named."""
+
+import io
+import json
+import pathlib
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metadata.errors import CurateError
+from pipeline import targets
+
+#: A tower small enough for a few images on a CPU.
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+def picture(seed: int, mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    values = np.random.default_rng(seed).integers(0, 255, (40 + seed, 50, 3), np.uint8)
+    Image.fromarray(values).convert(mode).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> pathlib.Path:
+    folder = tmp_path / "images"
+    for number in (4, 0, 3, 1, 2):
+        path = folder / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number, "L" if number == 3 else "RGB"))
+    (folder / "class0/notes.txt").write_text("no image")
+    return folder
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return [str(folder / name) for name in ("class0/0.png", "class0/2.png", "class0/4.png", "class1/1.png",
+                                            "class1/3.png")]  # fmt: skip
+
+
+def test_images_are_found_in_the_order_of_their_names(images, tmp_path):
+    assert [name for name, _ in targets.find(str(images))] == names(images)
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards/0.tar", "w") as tar:
+        for name, data in (("b.png", picture(1)), ("b.txt", b"x"), ("a.png", picture(2))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    found = list(targets.find(str(tmp_path / "shards")))
+    assert found == [(f"{tmp_path}/shards/0.tar: b.png", picture(1)), (f"{tmp_path}/shards/0.tar: a.png", picture(2))]
+
+
+def test_mistakes(images, tmp_path):
+    with pytest.raises(CurateError, match=r"^--images none: no images there, but"):
+        targets.make("none", "x", "x", str(tmp_path / "t.npy"), 2)
+    with pytest.raises(CurateError, match=r"^--out t\.npz: is no path that ends in \.npy"):
+        targets.make(str(images), "x", "x", "t.npz", 2)
+
+
+@pytest.mark.slow
+def test_equal_to_a_plain_loop(images, tmp_path):
+    open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
+    config, weights, out = tmp_path / "tiny-targets.json", tmp_path / "tiny.pt", tmp_path / "t.npy"
+    config.write_text(json.dumps(TINY))
+    open_clip.add_model_config(config)
+    model, _, prepare = open_clip.create_model_and_transforms("tiny-targets")
+    torch.save(model.state_dict(), weights)
+    (images / "class1/2.jpg").write_bytes(picture(7)[:300])
+    record = targets.make(str(images), str(config), str(weights), str(out), 2)
+    assert record["left_out"] == [f"{images}/class1/2.jpg"]
+    assert record["images"] == 5
+    assert json.loads((tmp_path / "t.json").read_text()) == record
+    expected = []
+    with torch.inference_mode():
+        for path in names(images):
+            features = model.eval().encode_image(prepare(Image.open(path).convert("RGB"))[None])[0]
+            expected.append((features / features.norm()).numpy())
+    found = np.load(out, allow_pickle=False)
+    assert found.dtype == np.float32
+    assert np.abs(found - np.stack(expected)).max() < 1e-5
+    for name, tag, told in [
+        ("tiny-target", "x", "--model: unknown model 'tiny-target'. Did you mean 'tiny-targets'?"),
+        ("local-dir:x", str(weights), "--model: unknown model 'local-dir:x'."),
+        (str(config), "openai", "--pretrained openai: is no file and no tag of tiny-targets, but"),
+        (str(config), "", "--pretrained : is no file and no tag of tiny-targets, but"),
+        (str(config), str(config), f"--pretrained {config}: can't be read into tiny-targets ("),
+    ]:
+        with pytest.raises(CurateError) as error:
+            targets.make(str(images), name, tag, str(out), 2)
+        assert str(error.value).startswith(told)
