@@ -134,7 +134,7 @@ def _gathered(
             kind = FEATURES[column].type
             with wide[column] as file:
                 file.flush()
-                mapped = np.memmap(file, kind.value_type.to_pandas_dtype(), "r")
+                mapped = np.memmap(file, np.dtype(f"f{kind.value_type.bit_width // 8}"), "r")
             whole[column] = pa.FixedSizeListArray.from_arrays(pa.array(mapped, from_pandas=False), kind.list_size)
         else:
             whole[column] = pa.concat_arrays(narrow[column])
