@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
-from filters.base import Scorer
+from filters.base import Scorer, Step
 from filters.features import matrix
 from metadata.schema import FEATURES
 from pipeline import storage
@@ -90,6 +90,12 @@ class Scores:
         if len(rows) and places[-1] - places[0] == len(rows) - 1:
             return there.column("value").slice(places[0], len(rows))
         return there.column("value").take(pa.array(places))
+
+    def unread(self, steps: Sequence[Step]) -> list[str]:
+        """The columns that the steps and their scorers have to read: a scorer whose column was kept reads none."""
+        readers = [reader for step in steps for reader in step.readers]
+        ahead = [r for r in readers if not (isinstance(r, Scorer) and self.stored(r.column) is not None)]
+        return [column for reader in ahead for column in reader.columns]
 
     def stored(self, column: str) -> pa.RecordBatch | None:
         """What was kept of a column: `row` and `value`; None where nothing was."""

@@ -98,13 +98,12 @@ def walk(
 
     What was decided at the last checkpoint there is, is not decided again.
 
-    A batch has the pool's columns among `columns`, and those that the filters and their scorers read.
+    A batch has the pool's columns among `columns`, and those that the filters and their scorers still have to read.
     """
     start, known = _checkpoint(piece, len(filters), choice)
     ahead = filters[start:]
-    readers = [reader for step in ahead for reader in step.readers]
     made = {scorer.column for scorer in choice.scorers}
-    needed = dict.fromkeys(c for c in (*columns, *(c for each in readers for c in each.columns)) if c not in made)
+    needed = dict.fromkeys(c for c in (*columns, *scores.unread(ahead)) if c not in made)
     offset = 0
     for batch in batches(piece, needed or ["uid"]):
         fate = np.zeros(batch.num_rows, np.uint8) if known is None else known[offset : offset + batch.num_rows].copy()
@@ -133,9 +132,7 @@ def reaching(piece: Piece, filters: Sequence[Filter], step: Step, choice: Choice
     for scorer in step.scorers:
         if scorer.is_of_piece:
             scores.complete_piece(scorer, _passing(piece, filters, scorer.columns, choice, scores))
-    stored = {scorer.column for scorer in step.scorers if scorer.is_of_piece}
-    read = [c for reader in step.readers if getattr(reader, "column", "") not in stored for c in reader.columns]
-    for batch, rows in _passing(piece, filters, read, choice, scores):
+    for batch, rows in _passing(piece, filters, scores.unread([step]), choice, scores):
         yield scores.complete(batch, rows, step.scorers)
     scores.keep()
 

@@ -15,7 +15,7 @@ from choosing import choose_in_a_loop, choose_on_beam, files, plan
 from filters.base import Filter, Fit, Scorer
 from filters.recipes import Recipe, open_recipe
 from filters.sizes import ImageSize
-from pipeline import select
+from pipeline import scores, select
 
 SEEN: list[int] = []
 
@@ -167,3 +167,10 @@ steps:
     assert len(kept["uid"]) == int(0.2 * len(large))
     (_, fitted) = json.loads((tmp_path / "beam" / "work" / "fitted.json").read_text())
     assert fitted["fused_score"]["rows_lacking"]["dfn"] == sum(row["original_width"] == 600 for row in large)
+
+
+def test_what_a_kept_column_was_made_of_is_not_read_again(toy_pool, tmp_path):
+    pieces, choice = plan(RECIPE, toy_pool, tmp_path / "run")
+    select.fit_piece(pieces[0], [], LongerThanMean(), choice)
+    unread = [scores.Scores(piece, choice.folder).unread([LongerThanMean()]) for piece in pieces[:2]]
+    assert unread == [["length"], ["text", "length"]]
