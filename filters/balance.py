@@ -138,8 +138,7 @@ class Balance(Fit):
         if self.tail_share is not None and not 0 < self.tail_share < 1:
             raise CurateError(f"balance: tail_share is {self.tail_share}, but it lies above 0 and below 1. "
                               f"MetaCLIP's is 0.06.")
-        if not 0 <= self.seed < 1 << 64:
-            raise CurateError(f"balance: seed is {self.seed}, but it lies from 0 to 2**64 - 1. Give 0.")
+        balancing.check_seed(self.seed, self.name)
         object.__setattr__(self, "passes", 2 if self.target else 1)
 
     @property

@@ -1,5 +1,7 @@
 """The nearest of many vectors, by products in blocks."""
 
+import functools
+
 import numpy as np
 
 from filters.features import inner
@@ -81,3 +83,9 @@ class Nearest:
         order = np.lexsort((vector, -exact, row))
         best = order[np.diff(row[order], prepend=-1) > 0]
         index[row[best]] = vector[best]
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: str, embedding: str, where: str) -> Nearest:
+    """Of the vectors in the file or files of that path, kept for the process; raises CurateError where Vectors does."""
+    return Nearest(Vectors(path, embedding, where))

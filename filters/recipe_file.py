@@ -35,6 +35,7 @@ from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
 from filters.text_based import ImagenetWord
 from filters.where import Where
@@ -60,6 +61,7 @@ STEPS: dict[str, type[Step]] = {
     "balance": Balance,
     "distinct": Distinct,
     "group_size": GroupSize,
+    "semantic_distinct": SemanticDistinct,
     "not_listed": NotListed,
 }
 

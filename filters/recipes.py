@@ -16,6 +16,7 @@ from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSimFraction
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
 from filters.text_based import ImagenetWord
 from metadata.errors import CurateError, unknown
@@ -117,6 +118,11 @@ RECIPES = {
             "negcliploss_normsim", (NegClipLossFraction(0.3), NormSimFraction("targets", 0.2, "pool")),
             "Keeps of these the 20 percent of the pool whose images are most alike to a benchmark's, ImageNet's.",
             "negCLIPLoss and NormSim (arXiv:2405.19547)", "", (Published("medium", 0.327, 0.357),),
+        ),
+        Recipe(
+            "semdedup", (SemanticDistinct("centroids", 0.05),),
+            "Keeps images that have no cosine above 0.95 with one of their cluster that is farther from its centre.",
+            "SemDeDup (arXiv:2303.09540), which has an eps for each share of rows to keep",
         ),
         Recipe(
             "metaclip", (Language(), Balance(t=20_000)),

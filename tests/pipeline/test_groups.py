@@ -20,16 +20,16 @@ def test_rows_are_ordered_by_key_and_rank():
     rng = np.random.default_rng(0)
     for number, most in ((0, 1), (1, 1), (2000, 1), (2000, 3), (2000, 40), (2000, 2**63)):
         rows = np.zeros(number, groups.ROW)
-        for name in ("high", "low", "rank"):
+        for name in ("high", "low", "order", "rank"):
             rows[name] = rng.integers(0, most, number)
         rows["row"] = np.arange(number)
-        ordered = rows[groups._order(rows)]
-        assert [row[:3] for row in ordered.tolist()] == sorted(row[:3] for row in rows.tolist())
+        ordered, by = rows[groups._order(rows)], ["high", "low", "order", "rank"]
+        assert ordered[by].tolist() == sorted(rows[by].tolist())
         assert sorted(ordered["row"]) == list(range(number))
 
 
 def test_sizes_and_places():
-    rows = np.array([(1, 1, 0, 0), (1, 2, 0, 0), (1, 2, 1, 0), (2, 2, 0, 0), (3, 0, 0, 0)], groups.ROW)
+    rows = np.array([(1, 1, 0, 0, 0), (1, 2, 0, 0, 0), (1, 2, 1, 0, 0), (2, 2, 0, 0, 0), (3, 0, 0, 0, 0)], groups.ROW)
     sizes, places = groups._sizes_and_places(rows)
     assert sizes.tolist() == [1, 2, 2, 1, 1]
     assert places.tolist() == [0, 0, 1, 0, 0]

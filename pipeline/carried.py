@@ -1,0 +1,71 @@
+"""Features that go with rows to where these are compared: written in one order, read in another, a block at a time."""
+
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+
+from filters.features import matrix
+from metadata.schema import FEATURES
+from pipeline import storage
+
+#: Rows that are copied at a time.
+_ROWS = 4096
+
+
+def row_dtype(feature: str) -> np.dtype:
+    """A row of that feature's numbers, in the type that the pool has them in; arrays of it get a dimension more."""
+    kind = FEATURES[feature].type
+    return np.dtype((f"<f{kind.value_type.bit_width // 8}", (kind.list_size,)))
+
+
+class Carried:
+    """Rows of a feature in a file without a name, which is gone with the process or when it is closed."""
+
+    def __init__(self, feature: str, folder: str) -> None:
+        """Opens a file.
+
+        Args:
+            folder: where the file takes its room, if that is a folder of this machine.
+        """
+        self.kind, self.number = row_dtype(feature), 0
+        place = folder if storage.is_local(folder) and storage.exists(folder) else None
+        self.file = tempfile.TemporaryFile(dir=place)  # noqa: SIM115
+
+    def __enter__(self) -> "Carried":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def add(self, column: pa.FixedSizeListArray, rows: np.ndarray) -> None:
+        """Appends those rows of the column."""
+        self._append(matrix(column)[rows])
+
+    def add_part(self, path: str, first: int, end: int) -> None:
+        """Appends the rows from `first` to the one before `end` of a file that `write` made."""
+        for start in range(first, end, _ROWS):
+            number = min(_ROWS, end - start)
+            self._append(storage.read_array(path, self.kind, number, start * self.kind.itemsize))
+
+    def _append(self, values: np.ndarray) -> None:
+        self.file.write(values.tobytes())
+        self.number += len(values)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Those rows, in that order."""
+        self.file.flush()
+        # Mapped anew each time: pages count as this process's memory as long as they are mapped.
+        (dims,) = self.kind.shape
+        return np.memmap(self.file, self.kind.base, "r", shape=(self.number, dims))[rows]
+
+    def ordered(self, order: np.ndarray) -> Callable[[int, int], np.ndarray]:
+        """Reads rows from one place up to another in an order, which is given by their numbers here."""
+        return lambda start, end: self.take(order[start:end])
+
+    def write(self, path: str, order: np.ndarray) -> None:
+        """Writes the rows in that order, and nothing else, into a file."""
+        with storage.atomic(path) as file:
+            for start in range(0, len(order), _ROWS):
+                file.write(self.take(order[start : start + _ROWS]).tobytes())
