@@ -1,7 +1,6 @@
 """Features that go with rows to where these are compared: written in one order, read in another, a block at a time."""
 
 import tempfile
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +9,8 @@ from filters.features import matrix
 from metadata.schema import FEATURES
 from pipeline import storage
 
-#: Rows that are copied at a time.
-_ROWS = 4096
+#: Rows that are copied at a time, and that are read ahead.
+_ROWS = 1024
 
 
 def row_dtype(feature: str) -> np.dtype:
@@ -60,12 +59,23 @@ class Carried:
         (dims,) = self.kind.shape
         return np.memmap(self.file, self.kind.base, "r", shape=(self.number, dims))[rows]
 
-    def ordered(self, order: np.ndarray) -> Callable[[int, int], np.ndarray]:
-        """Reads rows from one place up to another in an order, which is given by their numbers here."""
-        return lambda start, end: self.take(order[start:end])
-
     def write(self, path: str, order: np.ndarray) -> None:
         """Writes the rows in that order, and nothing else, into a file."""
         with storage.atomic(path) as file:
             for start in range(0, len(order), _ROWS):
                 file.write(self.take(order[start : start + _ROWS]).tobytes())
+
+
+class Ordered:
+    """Reads the rows of a Carried in some order; few at a time cost no more than many."""
+
+    def __init__(self, carried: Carried, order: np.ndarray) -> None:
+        """`order` has the rows' numbers in the file."""
+        self.carried, self.order = carried, order
+        self.start, self.rows = 0, np.empty(0, carried.kind)
+
+    def __call__(self, start: int, end: int) -> np.ndarray:
+        """The rows from one place in the order up to another."""
+        if not self.start <= start <= end <= self.start + len(self.rows):
+            self.start, self.rows = start, self.carried.take(self.order[start : max(end, start + _ROWS)])
+        return self.rows[start - self.start : end - self.start]

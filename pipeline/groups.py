@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from filters.base import ROW, Filter, Grouping
 from pipeline import select, storage
-from pipeline.carried import Carried
+from pipeline.carried import Carried, Ordered
 from pipeline.pieces import Piece
 
 _DROPPED = np.dtype("<u4")
@@ -125,7 +125,7 @@ def judge_partition(
         if carried:
             for piece, path_in in zip(pieces, paths, strict=True):
                 carried.add_part(_features_path(piece, number, choice.folder), *_bounds(path_in, partition))
-        features = carried.ordered(order) if carried else _no_features
+        features = Ordered(carried, order) if carried else _no_features
         dropped[order] = ~step.judge(*_sizes_and_places(rows[order]), features)
     by_piece = zip(np.split(rows["row"], ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
     _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
