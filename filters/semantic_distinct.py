@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from filters import nearest, vectors
+from filters import gpu, nearest, vectors
 from filters.base import ROW, Grouping
 from filters.features import inner, matrix, unit_blocks, widen
 from metadata import balancing, uids
@@ -132,14 +132,20 @@ def _above(earlier: np.ndarray, rows: np.ndarray, threshold: float) -> np.ndarra
     Args:
         earlier: float32; `rows` themselves, if of these those before a row are meant.
     """
-    products = earlier @ rows.T
-    if earlier is rows:
-        np.copyto(products, -np.inf, where=_NOT_EARLIER[: len(rows), : len(rows)])
-    most = products.max(axis=0)
+    most = (gpu.most if gpu.device() else _most)(earlier, rows)
     # What rounding may change a float32 product of two rows of about unit length by, in whatever order it is summed.
     slack = 1.1 * rows.shape[1] * 2.0**-24
     above = most > threshold + slack
-    for column in np.flatnonzero(~above & (most >= threshold - slack)):
-        near = np.flatnonzero(products[:, column] >= threshold - slack)
-        above[column] = (inner(earlier[near], rows[column]) > threshold).any()
+    for number in np.flatnonzero(~above & (most >= threshold - slack)):
+        before = earlier[:number] if earlier is rows else earlier
+        near = before[before @ rows[number] >= threshold - slack]
+        above[number] = (inner(near, rows[number]) > threshold).any()
     return above
+
+
+def _most(earlier: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What gpu.most gives, by the CPU."""
+    products = earlier @ rows.T
+    if earlier is rows:
+        np.copyto(products, -np.inf, where=_NOT_EARLIER[: len(rows), : len(rows)])
+    return products.max(axis=0)

@@ -78,7 +78,7 @@ def _spread(
 
 def _carrying(step: Grouping, folder: str) -> contextlib.AbstractContextManager[Carried | None]:
     """What holds the features that the step compares rows by; None if it compares by none."""
-    return Carried(step.carried, storage.join(folder, "work")) if step.carried else contextlib.nullcontext()
+    return Carried(step.carried, folder) if step.carried else contextlib.nullcontext()
 
 
 def _order(rows: np.ndarray) -> np.ndarray:

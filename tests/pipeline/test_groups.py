@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import pathlib
 import sys
 
@@ -74,3 +75,35 @@ def test_eight_times_the_rows_take_hardly_more_memory(tmp_path: pathlib.Path, mo
         peaks.append(measure.run([sys.executable, "-m", "jobs.cli", *map(str, command)]).one_mb)
     assert peaks[1] < peaks[0] + 100
     assert peaks[1] < 600
+
+
+def write_features(folder: pathlib.Path, files: int, rows: int = 25_000) -> pathlib.Path:
+    """Images of ten subjects, a tenth of which are the same as another."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    subjects = rng.standard_normal((10, 768), np.float32)
+    np.save(folder / "centroids.npy", subjects)
+    for n in range(files):
+        values = subjects[rng.integers(0, 10, rows)] + rng.standard_normal((rows, 768), np.float32) / 2
+        values[: rows // 10] = values[-rows // 10 :]
+        values /= np.linalg.norm(values, axis=1, keepdims=True)
+        np.savez(folder / f"{n}.npz", l14_img=values.astype(np.float16))
+        uids = [hashlib.md5(b"%d/%d" % (n, row)).hexdigest() for row in range(rows)]
+        pq.write_table(pa.table({"uid": uids}), folder / f"{n}.parquet")
+    return folder
+
+
+@pytest.mark.slow
+def test_four_times_the_features_take_hardly_more_memory(tmp_path: pathlib.Path, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE.parent / "benchmarks"))
+    measure = importlib.import_module("measure")
+    (tmp_path / "r.yaml").write_text("{name: r, steps: [{semantic_distinct: {centroids: c, eps: 0.01}}]}")
+    peaks = []
+    for files in (1, 4):  # 38 and 154 MB
+        pool, out = write_features(tmp_path / f"pool-{files}", files), tmp_path / f"run-{files}"
+        command = ["--pool", pool, "--recipe", tmp_path / "r.yaml", "--file", f"c={pool}/centroids.npy",
+                   "--select-only", "--workers", 2, "--out", out]  # fmt: skip
+        peaks.append(measure.run([sys.executable, "-m", "jobs.cli", *map(str, command)]).one_mb)
+        assert json.loads((out / "manifest.json").read_text())["rows"]["kept"] == files * 22_500
+    assert peaks[1] < peaks[0] + 50
+    assert peaks[1] < 500
