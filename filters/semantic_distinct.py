@@ -53,6 +53,7 @@ class SemanticDistinct(Grouping):
     embedding: str = "l14_img"
     seed: int = 0
     paths: ClassVar[tuple[str, ...]] = ("centroids",)
+    passes: ClassVar[int] = 2  # to assign the rows, and to compare them
     keeps_others: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

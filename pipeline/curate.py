@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from filters import recipes
-from filters.base import Fit, Step
+from filters.base import Fit, Grouping, Step
 from metadata.errors import CurateError
 from metadata.schema import FEATURES
-from pipeline import folder, manifest, pieces, planning, progress, scores, select, storage
+from pipeline import folder, groups, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
@@ -120,10 +120,14 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     rows = {piece.name: piece.rows for piece in found.pieces}
     passes = 1 + sum(step.passes for step in steps)
     work = storage.join(request.out, "work")
+    # To compare features takes time, and counts as a pass; other groups are judged at once.
+    judging = [number for number, step in enumerate(steps) if isinstance(step, Grouping) and step.carried]
 
     def measure() -> tuple[int, str]:
         done = [*storage.names(storage.join(work, "passes")), *storage.names(storage.join(work, "select"))]
-        return sum(rows.get(name.partition(".")[0], 0) for name in done), ""
+        judged = [name for number in judging for name in storage.names(groups.judged_folder(number, request.out))]
+        seen = sum(rows.get(name.partition(".")[0], 0) for name in done)
+        return seen + found.rows * len(judged) // choice.partitions, ""
 
     scores.build(choice.scorers, request.out)
     if not _is_chosen(choice, steps):

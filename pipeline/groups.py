@@ -190,8 +190,13 @@ def _features_path(piece: Piece, number: int, folder: str) -> str:
     return storage.join(folder, "work", f"groups-{number}", f"{piece.name}.features")
 
 
+def judged_folder(number: int, folder: str) -> str:
+    """Where there is a file for each range of keys that has been judged."""
+    return storage.join(folder, "work", f"judged-{number}")
+
+
 def _judged_path(partition: int, number: int, folder: str) -> str:
-    return storage.join(folder, "work", f"judged-{number}", f"{partition:06d}.bin")
+    return storage.join(judged_folder(number, folder), f"{partition:06d}.bin")
 
 
 def _write_parts(path: str, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:

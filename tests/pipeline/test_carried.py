@@ -55,7 +55,7 @@ def test_parts_of_what_is_written_are_read_alone(tmp_path: pathlib.Path, monkeyp
 
 @pytest.mark.parametrize("block", [1, 7, 1024])
 def test_rows_are_read_ahead(tmp_path: pathlib.Path, monkeypatch, block: int) -> None:
-    monkeypatch.setattr(carried, "_ROWS", block)
+    monkeypatch.setattr(carried, "_AHEAD", block)
     values, order = made(60), RNG.permutation(60)
     with Carried("l14_img", str(tmp_path)) as held:
         held.add(column_of(values), np.arange(60))
@@ -73,7 +73,8 @@ def test_no_rows(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "a").read_bytes() == b""
 
 
-def test_memory_is_a_blocks(tmp_path: pathlib.Path) -> None:
+def test_memory_is_a_blocks(tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.setattr(carried, "_ROWS", 1024)
     values = column_of(made(1000))
     tracemalloc.start()
     with Carried("l14_img", str(tmp_path)) as held:
