@@ -62,17 +62,17 @@ def _spread(
             reached += batch.num_rows
         rows = np.concatenate(found)
         order = _order(rows)
-        over = _sizes_and_places(rows[order])[1] >= step.deciding
-        dropped = rows[order[over]]
+        rows = rows[order]
+        over = _sizes_and_places(rows)[1] >= step.deciding
+        dropped = rows[over]
         if not step.keeps_others:
             others = np.zeros(reached - len(rows), ROW)
             others["row"] = np.setdiff1d(np.arange(reached), rows["row"], assume_unique=True)
             dropped = np.append(dropped, others)
-        order = order[~over]
         if carried:
-            carried.write(_features_path(piece, number, choice.folder), order)
+            carried.write(_features_path(piece, number, choice.folder), order[~over])
     path = _rows_path(piece, number, choice.folder)
-    _write_parts(path, [*_ranges(rows[order], choice.partitions), dropped], ROW)
+    _write_parts(path, [*_ranges(rows[~over], choice.partitions), dropped], ROW)
     return {"rows": reached, "rows_in_no_group": reached - len(rows)}
 
 

@@ -13,6 +13,7 @@ from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe, describe, open_recipe
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
 from metadata.errors import CurateError
@@ -86,10 +87,13 @@ steps:
   - image_based: {{centroids: {b}, targets: {b}, embedding: b32_img}}
   - normsim: {{targets: {a}, threshold: 3}}
   - normsim: {{targets: {a}, fraction: 0.2, of: pool, norm: linf}}
+  - semantic_distinct: {{centroids: {a}, eps: 0.05}}
+  - semantic_distinct: {{centroids: {b}, eps: 0.1, keep: easy, embedding: b32_txt, seed: 3}}
 """))
     assert recipe.steps == (
         CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(b, b, "b32_img"), NormSim(a, 3.0),
-        NormSimFraction(a, 0.2, "pool", "linf"),
+        NormSimFraction(a, 0.2, "pool", "linf"), SemanticDistinct(a, 0.05),
+        SemanticDistinct(b, 0.1, "easy", "b32_txt", 3),
     )  # fmt: skip
     assert str(tmp_path) not in str(describe(recipe)["steps"])
     for name, told in [("none.npy", "there is no such file"), ("b.npy", "has vectors of 512 numbers")]:
