@@ -7,9 +7,9 @@ whole pool is drawn with just its softmax probability, and what has passed of th
 first `samples` rings are the draws.
 
 A row's rings depend on nothing but its score and chance, and chance is a hash of (uid, seed, draw): which rings are
-the first is a selection of the smallest, the same in any order of the rows. It takes three passes, in each of which a
-row costs a logarithm for each of its draws: one for the scores, from which follows about when the last draw is; one
-that counts the rings around then in 65,536 bins; and one that sorts those of the last draw's bin.
+the first is a selection of the smallest, the same in any order of the rows. It takes three passes: one counts the
+scores, from which follows about when the last draw is; one counts the rings around then in 65,536 bins; and one sorts
+those of the last draw's bin. In the last two, and in the filter, a row costs a hash and two logarithms for each draw.
 """
 
 import dataclasses
@@ -40,8 +40,8 @@ class SoftCap(Fused):
     """Finishes as the SoftCapped that takes exactly so many samples, rows of a high score several times.
 
     Samples are drawn one after the other, each with the softmax of the rows' scores; every time a row is drawn its
-    score falls by `penalty`. Scores are fused ones, see Fused: standardised, a weight says how much more often a row is
-    drawn that is a standard deviation better, e**weight times as often. A row without a score is counted, and is never
+    score falls by `penalty`. Scores are fused ones, see Fused: standardised, a row that is a standard deviation
+    better is at first drawn e**weight times as often. A row without a score is counted, and is never
     drawn. It must be the last step of a recipe.
 
     Args:
@@ -93,10 +93,10 @@ class SoftCap(Fused):
     def rings(
         self, fused: FusedScore, batch: pa.RecordBatch, until: float
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The logarithms of the times of all rings until then: those of first draws, of second ones, and so on.
+        """All rings until a time, the first of each row, then the second, and so on; times are their logarithms.
 
         Yields:
-            int64, the rows of the batch that ring, ascending; float64, the same shape: when.
+            int64, the rows of the batch that ring, ascending; float64, of the same shape: when they do.
         """
         scores = fused.scores(batch)
         rows = np.flatnonzero(scores.is_valid())
@@ -229,9 +229,10 @@ class _Bins(_SoftCapPass):
 
 @dataclasses.dataclass(frozen=True)
 class _LastBin(_SoftCapPass):
-    """Sorts the rings in the bin of the last draw: about one of 65,536 that were drawn is there.
+    """Sorts the rings in the bin of the last draw.
 
-    The state is their times: float64, in any order.
+    The state is their times: float64, in any order. It is the one that grows with the samples, but hardly: a bin has
+    less than (last - first) / 65,536 of them, where times are logarithms and mostly less than 1 apart.
     """
 
     bins: _Bins

@@ -71,7 +71,7 @@ def count_rows(
 
 
 def check_samples(counts: Mapping[str, Any], fitted: Sequence[Mapping[str, Any]]) -> None:
-    """Raises CurateError if the last step took another number of samples than it says."""
+    """Raises CurateError if the last step says how many `samples` it takes, and took another number."""
     for name, step in (fitted[-1] if fitted else {}).items():
         if step.get("samples", counts["samples"]) != counts["samples"]:
             raise CurateError(

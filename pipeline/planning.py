@@ -61,13 +61,13 @@ def plan_path(name: str, folder: str) -> str:
 
 
 def plan_piece(piece: Piece, folder: str, columns: Sequence[str]) -> None:
-    """Writes what the image step needs of the piece's kept rows, unless it is there."""
+    """Writes what the image step needs of the piece's samples, unless it is there."""
     if storage.exists(path := plan_path(piece.name, folder)):
         return
     with storage.atomic(path) as file:
         rows = storage.read(storage.join(folder, "work", "rows", f"{piece.name}.npy"))
         kept = np.load(io.BytesIO(rows), allow_pickle=False)
-        copy = np.arange(len(kept)) - np.searchsorted(kept, kept)
+        copy = np.arange(len(kept)) - np.searchsorted(kept, kept)  # equal rows are next to each other
         writer: pq.ParquetWriter | None = None
         offset = 0
         for batch in batches(piece, columns):
