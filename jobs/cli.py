@@ -105,6 +105,21 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     return module.run(parser.parse_args(argv))
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model encodes, for `pipeline.models.open_model`."""
+    parser.add_argument(
+        "--model",
+        metavar="NAME|FILE.json|FOLDER",
+        required=True,
+        help="of open_clip, or a model's config, or what `curate train` left",
+    )
+    parser.add_argument(
+        "--pretrained",
+        metavar="TAG|FILE",
+        help="its weights, as open_clip names them, or a checkpoint (a folder of `curate train` has its own)",
+    )
+
+
 def positive(text: str) -> int:
     """The type of an option that is a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from jobs.cli import positive
+from jobs.cli import add_model_arguments, positive
 from metadata.errors import CurateError, printable
 
 #: Images left out that are named on the terminal.
@@ -13,8 +13,7 @@ _NAMED = 10
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of which images, by which model, where to."""
     parser.add_argument("--images", metavar="FOLDER", required=True, help="of images or of webdataset tars")
-    parser.add_argument("--model", metavar="NAME|FILE.json", required=True, help="of open_clip, or a model's config")
-    parser.add_argument("--pretrained", metavar="TAG|FILE", required=True, help="its weights, as open_clip names them")
+    add_model_arguments(parser)
     parser.add_argument("--batch", metavar="N", type=positive, default=256, help="images at a time (default: 256)")
     parser.add_argument("--out", metavar="FILE.npy", required=True, help="a local path; replaced if it is there")
 

@@ -1,28 +1,22 @@
 """Features of images in a folder or in webdataset tars, through open_clip: what rows of a pool are compared with."""
 
 import concurrent.futures
-import io
 import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from metadata.errors import CurateError, printable, reason, unknown
-from pipeline import storage, tars
-from pipeline.images import FORMATS
+from metadata.errors import CurateError, printable
+from pipeline import models, storage, tars
 from pipeline.progress import Line
 
 #: Names of images end so, in any case of letters.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif")
 
-#: A larger image is no benchmark's, and would fill the memory.
-MAX_PIXELS = 100_000_000
 
-
-def make(images: str, model: str, pretrained: str, out: str, batch: int) -> dict[str, Any]:
+def make(images: str, model: str, pretrained: str | None, out: str, batch: int) -> dict[str, Any]:
     """Writes the features, float32 of shape (images, dims) and of unit length, in the order of `find`.
 
     An image that can't be read is left out, counted and named; where none can be read, that is an error.
@@ -42,15 +36,15 @@ def make(images: str, model: str, pretrained: str, out: str, batch: int) -> dict
     first = next(find(images), None)
     if first is None:
         raise CurateError(f"--images {images}: no images there, but targets are made of them. Look at the path.")
-    encode, prepare, device = _load(model, pretrained)
+    encoder = models.open_model(model, pretrained)
     found, left_out = [], []
     line = Line("encoding", "images", 0)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         for part in _cut(find(images), batch):
-            made = list(threads.map(lambda image: _prepared(image[1], prepare), part))
+            made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
             left_out += [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
             if good := [pixels for pixels in made if pixels is not None]:
-                found.append(encode(good))
+                found.append(encoder.encode_images(good))
             line.show(sum(map(len, found)))
     line.close()
     if not found:
@@ -58,7 +52,7 @@ def make(images: str, model: str, pretrained: str, out: str, batch: int) -> dict
                           f"…), but targets are made of them. Look at them.")  # fmt: skip
     with storage.atomic(out) as file:
         np.save(file, np.concatenate(found))
-    record = {"model": model, "pretrained": pretrained, "device": device, "images": sum(map(len, found)),
+    record = {"model": model, "pretrained": pretrained, "device": encoder.device, "images": sum(map(len, found)),
               "left_out": left_out, "sha256": storage.sha256(out)}  # fmt: skip
     storage.write_json(f"{out.removesuffix('.npy')}.json", record)
     return record
@@ -86,52 +80,3 @@ def find(images: str) -> Iterator[tuple[str, bytes]]:
     for path in () if shards else paths:
         if path.lower().endswith(ENDINGS):
             yield path, storage.read(path)
-
-
-def _prepared(data: bytes, prepare: Any) -> Any:
-    """The pixels as the model takes them; None for what is no image, or a broken one."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return prepare(image.convert("RGB")) if image.width * image.height <= MAX_PIXELS else None
-    except Exception:  # Pillow's readers raise a dozen kinds on hostile bytes
-        return None
-
-
-def _load(model: str, pretrained: str) -> tuple[Any, Any, str]:
-    """Encodes a list of prepared images: float32 of unit length; prepares one; the device.
-
-    Raises:
-        CurateError: no such model, tag or file, or it has other weights. No model has weights that were drawn.
-    """
-    try:
-        import open_clip
-        import torch
-        from open_clip import transform
-    except ImportError as error:
-        raise CurateError("curate targets: the package open_clip_torch is not installed, but it has the models. "
-                          "Run: pip install 'clip-curate[train]'") from error  # fmt: skip
-    name = model
-    if model.endswith(".json") and os.path.isfile(model):
-        open_clip.add_model_config(model)
-        name = os.path.basename(model).removesuffix(".json")
-    if name not in open_clip.list_models():  # local-dir:… and hf-hub:… ignore --pretrained
-        raise unknown("model", name, open_clip.list_models(), where="--model")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if not os.path.isfile(pretrained) and pretrained not in tags:
-        known = f", or one of {', '.join(tags)}" if tags else ""
-        raise CurateError(f"--pretrained {printable(pretrained)}: is no file and no tag of {name}, but features "
-                          f"are of trained weights. Give a checkpoint{known}.")  # fmt: skip
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        made = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
-    except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
-        raise CurateError(f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the "
-                          f"weights are needed. Fetch it again, or give its model.") from error  # fmt: skip
-    made.eval()
-
-    @torch.inference_mode()
-    def encode(images: list) -> np.ndarray:
-        return made.encode_image(torch.stack(images).to(device), normalize=True).float().cpu().numpy()
-
-    settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(made))
-    return encode, transform.image_transform_v2(settings, is_train=False), device

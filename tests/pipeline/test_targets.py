@@ -87,7 +87,8 @@ def test_equal_to_a_plain_loop(images, tmp_path):
         ("tiny-target", "x", "--model: unknown model 'tiny-target'. Did you mean 'tiny-targets'?"),
         ("local-dir:x", str(weights), "--model: unknown model 'local-dir:x'."),
         (str(config), "openai", "--pretrained openai: is no file and no tag of tiny-targets, but"),
-        (str(config), "", "--pretrained : is no file and no tag of tiny-targets, but"),
+        (str(config), None, f"--model {config}: is given without --pretrained, but"),
+        (str(weights) + ".json", str(weights), f"--model {weights}.json: is no file, but"),
         (str(config), str(config), f"--pretrained {config}: can't be read into tiny-targets ("),
     ]:
         with pytest.raises(CurateError) as error:

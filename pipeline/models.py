@@ -1,0 +1,133 @@
+"""open_clip's models with trained weights: what scores, targets and evaluations encode images and captions with."""
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from metadata.errors import CurateError, printable, reason, unknown
+from pipeline import storage
+from pipeline.images import FORMATS
+
+#: A larger image would fill the memory.
+MAX_PIXELS = 100_000_000
+
+#: What `curate train` leaves in its folder: the model's config as open_clip reads it, and its newest weights.
+CONFIG, WEIGHTS = "model.json", "checkpoints/epoch_latest.pt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model on its device, not to be trained.
+
+    Attributes:
+        name: among open_clip's configs.
+        weights: a tag of open_clip's, or the sha256 of the file they were read from.
+        device: `cpu` or `cuda`.
+        network: open_clip's module.
+        transform: a PIL image to the tensor that the network takes.
+        tokenize: captions to their tokens, cut as the model cuts them.
+    """
+
+    name: str
+    weights: str
+    device: str
+    network: Any
+    transform: Any
+    tokenize: Any
+
+    def prepare(self, data: bytes) -> Any:
+        """An image's bytes to the tensor that `encode_images` takes; None for what is no image, or a broken one."""
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return self.transform(image.convert("RGB")) if image.width * image.height <= MAX_PIXELS else None
+        except Exception:  # Pillow's readers raise a dozen kinds on hostile bytes
+            return None
+
+    def encode_images(self, prepared: Sequence[Any]) -> np.ndarray:
+        """Features of what `prepare` gave: float32 of shape (images, dims), of unit length."""
+        import torch
+
+        with torch.inference_mode():
+            made = self.network.encode_image(torch.stack(list(prepared)).to(self.device), normalize=True)
+        return made.float().cpu().numpy()
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Features of captions: float32 of shape (texts, dims), of unit length."""
+        import torch
+
+        tokens = self.tokenize(list(texts))
+        with torch.inference_mode():
+            made = self.network.encode_text(tokens.to(self.device), normalize=True)
+        return made.float().cpu().numpy()
+
+
+def open_model(model: str, pretrained: str | None = None) -> Model:
+    """A model with its weights, on a GPU where there is one.
+
+    Args:
+        model: a name of open_clip's, the path of a model's config in JSON, or a folder of `curate train`.
+        pretrained: one of its tags, or a checkpoint, of which only weights are read, and no code; a folder has its own.
+
+    Raises:
+        CurateError: no such model, tag or file, or it has other weights. No model has weights that were drawn.
+    """
+    try:
+        import open_clip
+        import torch
+        from open_clip import transform
+    except ImportError as error:
+        raise CurateError(
+            f"--model {printable(model)}: the package open_clip_torch is not installed, but it has the models. "
+            f"Run: pip install 'clip-curate[train]'"
+        ) from error
+    if os.path.isdir(model):
+        model, pretrained = os.path.join(model, CONFIG), pretrained or os.path.join(model, WEIGHTS)
+    name = _known_name(model)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None or not (os.path.isfile(pretrained) or pretrained in tags):
+        known = f", or one of {', '.join(tags)}" if tags else ""
+        given = f"--pretrained {printable(pretrained)}: is no file and no tag of {name}" if pretrained else (
+            f"--model {printable(model)}: is given without --pretrained"
+        )  # fmt: skip
+        raise CurateError(f"{given}, but features are of trained weights. Give a checkpoint{known}.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        network = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
+    except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
+        raise CurateError(
+            f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the weights are "
+            f"needed. Fetch it again, or give its model."
+        ) from error
+    network.eval()
+    settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(network))
+    weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
+    prepare = transform.image_transform_v2(settings, is_train=False)
+    return Model(name, weights, device, network, prepare, open_clip.get_tokenizer(name))
+
+
+def _known_name(model: str) -> str:
+    """The model's name among open_clip's configs, to which a config file is added."""
+    import open_clip
+
+    if not model.endswith(".json"):
+        if model not in open_clip.list_models():  # local-dir:… and hf-hub:… ignore --pretrained
+            raise unknown("model", model, open_clip.list_models(), where="--model")
+        return model
+    if not os.path.isfile(model):
+        raise CurateError(f"--model {printable(model)}: is no file, but a model's config is needed. Give its path, a "
+                          f"name of open_clip's, or a folder of `curate train`.")  # fmt: skip
+    name = os.path.basename(model).removesuffix(".json")
+    try:
+        open_clip.add_model_config(model)  # the newest of a name holds
+    except ValueError as error:
+        raise CurateError(f"--model {printable(model)}: is no JSON ({reason(error)}), but a model's config is needed. "
+                          f"Look at it.") from error  # fmt: skip
+    if name not in open_clip.list_models():
+        raise CurateError(f"--model {printable(model)}: lacks one of embed_dim, vision_cfg and text_cfg, but a model "
+                          f"has all three. Look at it.")  # fmt: skip
+    return name
