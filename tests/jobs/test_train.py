@@ -24,6 +24,9 @@ TINY = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 
+#: Of a training that is killed now and then: a few steps in each of its 5 parts.
+SAMPLES = 3840
+
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
@@ -130,14 +133,15 @@ def check_opens(folder: pathlib.Path, weights: pathlib.Path) -> None:
 
 
 def start_until(tmp_path: pathlib.Path, run: pathlib.Path, *, epoch: int) -> subprocess.Popen:
-    """A training under way, whose log has come to that part."""
-    args = [*usual(run, tmp_path, run), "--samples-seen", 12_800]
+    """A training under way, that has written to its log in that part."""
+    args = [*usual(run, tmp_path, run), "--samples-seen", SAMPLES]
+    log = tmp_path / "out/out.log"
+    before = log.stat().st_size if log.exists() else 0
     process = subprocess.Popen(
         command(*args), env=os.environ | OFFLINE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    log = tmp_path / "out/out.log"
     end = time.monotonic() + 200
-    while not (log.exists() and f"Train Epoch: {epoch} [" in log.read_text()):
+    while not (log.exists() and f"Train Epoch: {epoch} [" in log.read_text()[before:]):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -174,19 +178,19 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run, train, tmp_path
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     assert not trainers(tmp_path)
-    process = start_until(tmp_path, run, epoch=3)
+    process = start_until(tmp_path, run, epoch=2)
     process.kill()  # the command itself: its trainer ends with it
     process.communicate(timeout=60)
     end = time.monotonic() + 30
     while trainers(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.05)
-    done = train("--samples-seen", 12_800)
+    done = train("--samples-seen", SAMPLES)
     assert done.returncode == 0, done.stderr
     steps = [step for step, _ in record_of(tmp_path)["loss"]]
-    assert steps == list(range(1, 51))
+    assert steps == list(range(1, SAMPLES // 256 + 1))
     log = (tmp_path / "out/out.log").read_text()
-    assert log.count("=> resuming checkpoint") >= 2
+    assert log.count("=> resuming checkpoint") == 3
 
 
 @pytest.mark.slow
@@ -204,16 +208,6 @@ def test_two_processes_train_through_torchrun_and_runs_are_mixed(run, train, tmp
 
 
 @pytest.mark.slow
-def test_a_trainer_that_fails_is_heard(run, train, tmp_path):
-    (tmp_path / "broken-vit.json").write_text(json.dumps(TINY | {"embed_dim": "many"}))
-    done = train("--model", tmp_path / "broken-vit.json")
-    assert done.returncode == 1
-    assert "the trainer ended with exit code 1, but the training is not done" in done.stderr
-    assert "trainer.log" in done.stderr
-    assert "many" in done.stderr or "TypeError" in done.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("planted", ["garbage", "another model's"])
 def test_a_checkpoint_that_doesnt_fit_is_never_passed_over(train, tmp_path, planted):
     import torch
@@ -227,7 +221,11 @@ def test_a_checkpoint_that_doesnt_fit_is_never_passed_over(train, tmp_path, plan
         torch.save({"epoch": 2, "state_dict": {"visual.proj": torch.zeros(1)}, "optimizer": {}}, weights)
     done = train()
     assert done.returncode == 1
-    assert ("can't be read" if planted == "garbage" else "Missing key(s) in state_dict") in done.stderr
+    if planted == "garbage":
+        assert "can't be read" in done.stderr
+    else:  # what the trainer says is handed on
+        assert "the trainer ended with exit code 1, but the training is not done" in done.stderr
+        assert "Missing key(s) in state_dict" in done.stderr
     assert not (tmp_path / "out/train.json").exists()
 
 
