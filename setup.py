@@ -16,7 +16,7 @@ setup(
     # fasttext-predict's wheels end at 3.13; duckdb 2 begins at 3.11.
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pipeline*", "metadata*", "filters*", "jobs*"]),
-    package_data={"metadata": ["lists/*"]},
+    package_data={"metadata": ["lists/*"], "pipeline": ["model_configs/*"]},
     install_requires=[
         "aiohttp>=3.13.5,<4",  # the fetcher; older ones take headers without end
         "apache-beam>=2.70,<3",
@@ -40,7 +40,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "clusters": ["faiss-cpu>=1.9,<2"],  # k-means of `curate centroids`
-        "train": ["open_clip_torch>=3.2,<5"],
+        "train": ["open_clip_torch>=3.2,<5", "braceexpand", "pandas"],  # the last two are its trainer's
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],

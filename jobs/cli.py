@@ -22,6 +22,7 @@ COMMANDS = {
     "reshard": "copy a subset's samples out of shards that are already downloaded",
     "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
+    "train": "train a CLIP model on the shards of runs, as DataComp does",
 }
 
 

@@ -97,8 +97,8 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
     """Does it all but the manifest, which it gives."""
     names = [tar["name"] for tar in inputs]
     threads = bool(job.lists) or not all(map(storage.is_local, (job.shards, job.out)))
-    with _workers(workers, threads) as each:
-        counts = _follow("reading", each(functools.partial(index_tar, job), names), len(names))
+    with worker_processes(workers, threads) as each:
+        counts = follow("reading", each(functools.partial(index_tar, job), names), len(names))
         levels, removed = _levels(job, names)
         if not any(levels.values()):
             if removed:
@@ -112,7 +112,7 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
             )
         plan = plan_shards(levels, job.samples)
         _remove_others(job.out, len(plan))
-        outputs = _follow("copying", each(functools.partial(write_shard, job), enumerate(plan)), len(plan))
+        outputs = follow("copying", each(functools.partial(write_shard, job), enumerate(plan)), len(plan))
     storage.write_json(storage.join(job.out, "sizes.json"), {shard["name"]: shard["samples"] for shard in outputs})
     kept = {name: level[0] if level else 0 for name, level in levels.items()}
     written = sum(shard["samples"] for shard in outputs)
@@ -199,7 +199,7 @@ def plan_shards(levels: Mapping[str, Sequence[int]], samples: int) -> list[list[
 
 
 @contextlib.contextmanager
-def _workers(count: int, threads: bool) -> Iterator[Each]:
+def worker_processes(count: int, threads: bool) -> Iterator[Each]:
     """A `map` over that many processes, in order; a worker that dies ends it with an error."""
     if count == 1:
         yield map
@@ -231,7 +231,7 @@ def _begin_work() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _follow(label: str, results: Iterable[Result], total: int) -> list[Result]:
+def follow(label: str, results: Iterable[Result], total: int) -> list[Result]:
     """The results, with progress on standard error as they come."""
     line = Line(label, "tars", total)
     found = []

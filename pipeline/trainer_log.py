@@ -1,0 +1,87 @@
+"""What the trainer's log says: how far it is, and the loss."""
+
+import datetime
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_LINE = re.compile(
+    rb"^(\d+-\d+-\d+,\d+:\d+:\d+) \| INFO \| "
+    rb"(?:(Running )|Train Epoch: (\d+) \[ *(\d+)/(\d+) .* Loss: ([-+\w.]+) \()",
+    re.MULTILINE,
+)
+
+
+class Entry(NamedTuple):
+    """A line of the log: samples seen since the very start, a batch's loss, when, and after how many starts."""
+
+    samples: int
+    loss: float
+    at_s: float
+    start: int
+
+
+class Log:
+    """The trainer's out.log, which grows; a training that was resumed goes on in the same file.
+
+    Attributes:
+        entries: in order of samples; what was done again after a kill replaces what was done before it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.entries: list[Entry] = []
+        self._at = self._starts = 0
+        self.read()
+
+    def read(self) -> bool:
+        """Takes in what was written since the last time; whether there were entries."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._at)
+                text = file.read()
+        except FileNotFoundError:
+            return False
+        text = text[: text.rfind(b"\n") + 1]
+        self._at += len(text)
+        found = False
+        for when, start, epoch, samples, each, loss in _LINE.findall(text):
+            if start:
+                self._starts += 1
+                continue
+            at = datetime.datetime.strptime(when.decode(), "%Y-%m-%d,%H:%M:%S").timestamp()
+            entry = Entry(int(epoch) * int(each) + int(samples), float(loss), at, self._starts)
+            while self.entries and self.entries[-1].samples >= entry.samples:
+                self.entries.pop()
+            self.entries.append(entry)
+            found = True
+        return found
+
+    def speed(self) -> tuple[float | None, float]:
+        """Samples a second, and seconds, from the first entry of each start to its last; None where it took no time."""
+        pairs = [(a, b) for a, b in itertools.pairwise(self.entries) if a.start == b.start]
+        seconds = sum(b.at_s - a.at_s for a, b in pairs)
+        return (sum(b.samples - a.samples for a, b in pairs) / seconds if seconds > 0 else None), seconds
+
+
+def picture(losses: Sequence[tuple[int, float]], title: str) -> bytes:
+    """The loss over the steps as SVG, the same bytes for the same losses."""
+    import matplotlib
+
+    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "loss", "font.size": 9}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(settings):
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4))
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        axes.plot(*zip(*losses, strict=True), color="#4c78a8", linewidth=1)
+        axes.set(xlabel="step", ylabel="contrastive loss of a batch")
+        axes.set_title(title, loc="left", parse_math=False)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        return drawn.getvalue()

@@ -1,0 +1,267 @@
+"""DataComp's training of a scale's model, done by open_clip's own trainer in a process of its own.
+
+    OUT/model.json                    the model's open_clip config
+    OUT/checkpoints/epoch_latest.pt   its newest weights, and what a killed training goes on from
+    OUT/train.json                    what was trained on what, how, and the losses; written last
+    OUT/loss.svg                      the losses as a curve
+    OUT/out.log, params.txt           the trainer's log and parameters; trainer.log, all that it printed
+    OUT/run.json                      what was asked for
+    OUT/train.sbatch                  for Slurm: the script to submit
+
+A training that is done again with the same seed is not the same to the last bit, nor is one that was killed and went
+on: the first weights and the shards that are drawn are, but the trainer shuffles samples by the clock, and cuts images
+out at random.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+from metadata.errors import CurateError, printable, reason, unknown
+from pipeline import folder, manifest, models, storage, training_data, training_flags
+from pipeline.progress import Line
+from pipeline.scales import TRAININGS
+from pipeline.trainer_log import Log, picture
+from pipeline.training_flags import Plan
+
+#: Seconds between two looks at the trainer, and the lines of what it printed that are shown when it fails.
+_LOOK_S, _LAST_LINES = 0.5, 12
+
+_PACKAGES = ("clip-curate", "open_clip_torch", "torch", "torchvision", "timm", "webdataset", "pillow", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A training.
+
+    Attributes:
+        scale: among TRAININGS.
+        data: runs, as `training_data.open_all` takes them.
+        out: a local folder.
+        model: None for the scale's own.
+        samples_seen: None for the scale's own.
+        seed: of the first weights and of the shards that are drawn.
+        gpus: on each machine, each with a process; without a GPU processes share the cores.
+        nodes: machines; more than one only through Slurm.
+        workers: processes that read for each of these.
+        accum: parts that a batch is computed in, to save memory.
+        sbatch: None, or options of a Slurm script, which is written instead.
+    """
+
+    scale: str
+    data: str
+    out: str
+    model: str | None = None
+    samples_seen: int | None = None
+    seed: int = 0
+    gpus: int = 1
+    nodes: int = 1
+    workers: int = 4
+    accum: int = 1
+    sbatch: tuple[str, ...] | None = None
+
+
+def plan(asked: Asked) -> Plan:
+    """What the training will be; nothing is written, and no tar is read.
+
+    Raises:
+        CurateError: an unknown scale or model, data that can't be trained on, or numbers that don't fit together.
+    """
+    if asked.scale not in TRAININGS:
+        raise unknown("scale", asked.scale, TRAININGS, where="--scale")
+    if not storage.is_local(asked.out):
+        raise CurateError(f"--out {printable(asked.out)}: is an address, but the trainer writes to a local folder. "
+                          f"Give one.")  # fmt: skip
+    if asked.nodes > 1 and asked.sbatch is None:
+        raise CurateError(f"--nodes {asked.nodes}: is given without --slurm, but this machine is one node. Add --slurm "
+                          f"for a script that Slurm runs on {asked.nodes}.")  # fmt: skip
+    training = TRAININGS[asked.scale]
+    given = asked.model or training.model
+    name, config, own = _model(given)
+    data = training_data.open_all(asked.data)
+    processes, shards = asked.gpus * asked.nodes, sum(len(one.sizes) for one in data)
+    if training.batch % (processes * asked.accum):
+        raise CurateError(f"--scale {asked.scale}: its batch of {training.batch:,} can't be cut into {processes} "
+                          f"times {asked.accum} parts, but it is the scale's. Give fewer --gpus.")  # fmt: skip
+    if shards < processes:
+        raise CurateError(f"--data: has {shards} shards, but each of {processes} GPUs reads others. Let `curate "
+                          f"reshard --samples N` make smaller ones, or give fewer --gpus.")  # fmt: skip
+    if not 0 <= asked.seed < 1 << 31:
+        raise CurateError(f"--seed {asked.seed}: lies outside of 0 to 2**31 - 1, but the trainer's must not. Give 0.")
+    training = dataclasses.replace(training, model=name, samples_seen=asked.samples_seen or training.samples_seen)
+    workers = min(asked.workers, shards // processes)
+    return Plan(
+        scale=asked.scale, training=training, config=config, config_file=own, data=data, seed=asked.seed,
+        out=os.path.abspath(asked.out), gpus=asked.gpus, nodes=asked.nodes, workers=workers, accum=asked.accum,
+    )  # fmt: skip
+
+
+def _model(given: str) -> tuple[str, dict[str, Any], str | None]:
+    """The model's name, its config, and the file that it is in, unless open_clip knows it by its name."""
+    spec = importlib.util.find_spec("open_clip")
+    if spec is None or spec.origin is None or importlib.util.find_spec("open_clip_train") is None:
+        raise CurateError("curate train: the package open_clip_torch is not installed, but it does the training. "
+                          "Run: pip install 'clip-curate[train]'")  # fmt: skip
+    configs = os.path.join(os.path.dirname(spec.origin), "model_configs")
+    own = os.path.abspath(given) if given.endswith(".json") else None
+    name = os.path.basename(given).removesuffix(".json")
+    if own is None and f"{given}.json" not in os.listdir(configs):
+        raise unknown("model", given, [file.removesuffix(".json") for file in storage.names(configs)], where="--model")
+    path = own or os.path.join(configs, f"{given}.json")
+    try:
+        config = storage.read_json(path)
+        missing = {"embed_dim", "vision_cfg", "text_cfg"} - set(config)
+    except FileNotFoundError:
+        raise CurateError(f"--model {printable(given)}: is no file, but a model's config is needed. Give its path, "
+                          f"or a name of open_clip's.") from None  # fmt: skip
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CurateError(f"--model {printable(given)}: is no JSON ({reason(error)}), but a model's config is needed. "
+                          f"Look at it.") from error  # fmt: skip
+    if missing:
+        raise CurateError(f"--model {printable(given)}: lacks {', '.join(sorted(missing))}, but a model has embed_dim, "
+                          f"vision_cfg and text_cfg. Look at it.")  # fmt: skip
+    return name, config, own
+
+
+def train(asked: Asked, planned: Plan, overwrite: bool = False) -> dict[str, Any] | None:
+    """Trains, or goes on where it stopped; gives what train.json says, with "nothing_to_do" if it was there.
+
+    Args:
+        overwrite: remove what another training left in the folder.
+
+    Returns:
+        None where a Slurm script was written instead.
+
+    Raises:
+        CurateError: a shard is cut, damaged or another than sizes.json says; the folder is another training's; the
+            trainer failed, or its loss is no number any more.
+    """
+    out = planned.out
+    with folder.claim(out, planned.identity(), overwrite):
+        record = os.path.join(out, "train.json")
+        if os.path.exists(record):
+            return storage.read_json(record) | {"nothing_to_do": True}
+        log = Log(os.path.join(out, "out.log"))
+        if _epochs_done(planned) < planned.training.checkpoints:
+            training_data.check(planned.data)
+            storage.write_json(os.path.join(out, models.CONFIG), planned.config)
+            if asked.sbatch is not None:
+                script = training_flags.slurm_script(planned, asked.sbatch, asked.data)
+                storage.write(os.path.join(out, "train.sbatch"), script.encode())
+                return None
+            _train(planned, log)
+        storage.write_json(record, _record(planned, log))
+        return storage.read_json(record)
+
+
+def devices() -> tuple[str, int]:
+    """`cuda` and the number of GPUs, or `cpu` and 0."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return ("cuda", count) if count else ("cpu", 0)
+
+
+def _epochs_done(planned: Plan) -> int:
+    """How many parts of the training the newest checkpoint has behind it."""
+    path = os.path.join(planned.out, models.WEIGHTS)
+    if not os.path.exists(path):
+        return 0
+    import torch
+
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
+    except Exception as error:  # torch raises a dozen kinds on what is no checkpoint
+        raise CurateError(f"{path}: can't be read ({reason(error)}), but the training would go on from it. Give "
+                          f"--overwrite to begin again.") from error  # fmt: skip
+
+
+def _train(planned: Plan, log: Log) -> None:
+    """Runs the trainer until it is done, and follows its log."""
+    device, count = devices()
+    if count and planned.gpus > count:
+        raise CurateError(f"--gpus {planned.gpus}: this machine has {count}, but each process trains on one of its "
+                          f"own. Give --gpus {count}.")  # fmt: skip
+    printed = os.path.join(planned.out, "trainer.log")
+    line = Line("training", "samples", planned.samples_seen, _epochs_done(planned) * planned.samples_a_part)
+    with open(printed, "wb") as file, _running(training_flags.command(planned, device), file) as process:
+        code = None
+        while code is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(_LOOK_S)
+            _show(planned, log, line)
+    if code or _epochs_done(planned) < planned.training.checkpoints:
+        line.close()
+        raise _failure(planned, printed, code)
+    line.show(planned.samples_seen, last=True)
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], printed: Any) -> Any:
+    """The trainer while the block lasts: it ends with it, and with this process, however that ends."""
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # checkpoints appear whole or not at all
+        process.wait()
+
+
+def _show(planned: Plan, log: Log, line: Line) -> None:
+    if not log.read():
+        return
+    last = log.entries[-1]
+    if last.loss != last.loss:
+        line.close()
+        raise CurateError(f"{planned.out}: the loss is no number any more at step {last.samples // planned.batch:,}, "
+                          f"but weights are made of it. Give another --seed, and --overwrite.")  # fmt: skip
+    line.show(last.samples, f"loss {last.loss:.3f}")
+
+
+def _failure(planned: Plan, printed: str, code: int) -> CurateError:
+    lines = storage.read(printed).decode("utf-8", "replace").splitlines()
+    shown = "\n".join(f"    {printable(line, 300)}" for line in lines[-_LAST_LINES:])
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return CurateError(f"{planned.out}: the trainer {how}, but the training is not done. Look at {printed}, which ends "
+                       f"so, then run the same command again to go on from the last checkpoint:\n{shown}")  # fmt: skip
+
+
+def _record(planned: Plan, log: Log) -> dict[str, Any]:
+    """train.json; draws the curve too."""
+    losses = [(entry.samples // planned.batch, entry.loss) for entry in log.entries]
+    drawn = picture(losses, f"{planned.training.model} on {', '.join(data.run for data in planned.data)}")
+    storage.write(os.path.join(planned.out, "loss.svg"), drawn)
+    lines = storage.read(os.path.join(planned.out, "params.txt")).decode().splitlines()
+    used = dict(text.partition(": ")[::2] for text in lines)
+    rate, seconds = log.speed()
+    return {
+        "scale": planned.scale,
+        "model": planned.training.model,
+        "samples_seen": planned.training.samples_seen,
+        "samples_seen_in_whole_batches": planned.samples_seen,
+        "batch": planned.batch,
+        "lr": planned.training.lr,
+        "warmup": planned.training.warmup,
+        "beta2": float(used["beta2"]),
+        "precision": used["precision"],
+        "checkpoints": planned.training.checkpoints,
+        "seed": planned.seed,
+        "data": [{"run": data.run} | data.record() for data in planned.data],
+        "versions": manifest.versions(_PACKAGES),
+        "device": used["device"].partition(":")[0],
+        "processes": int(used["world_size"]),
+        "workers": int(used["workers"]),
+        "loss": losses,
+        "samples_per_second": rate,
+        "seconds": seconds,
+        "finished": True,
+        "weights_sha256": storage.sha256(os.path.join(planned.out, models.WEIGHTS)),
+    }
