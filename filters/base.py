@@ -51,6 +51,8 @@ class Step(abc.ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     #: How often a run must see the rows before it can choose them by the step.
     passes: ClassVar[int] = 0
+    #: Whether a sample of a pool tells about what share the step keeps of the whole; else it keeps more of a sample.
+    is_told_by_sample: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -97,6 +99,7 @@ class Grouping(Step):
     """
 
     passes: ClassVar[int] = 1
+    is_told_by_sample: ClassVar[bool] = False  # rows of a group are rarely in one sample
     #: The column with the value.
     by: str
     #: So many of a group decide about it, the first by rank: all others are dropped, however many they are.
@@ -141,6 +144,14 @@ class Fit(Step):
     @abc.abstractmethod
     def merge(self, state: Any, other: Any) -> Any:
         """Both states' rows in one; may change `state` in place."""
+
+    def grown(self, state: Any, times: float) -> Any:
+        """`state` as a pool leaves it of which its rows are a sample, and which has `times` as many.
+
+        For most fits the same, for all that they look at is shares. One that compares counts with a number of rows that
+        the user gives multiplies them.
+        """
+        return state
 
     @abc.abstractmethod
     def finish(self, state: Any) -> "Filter | Fit":

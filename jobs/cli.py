@@ -17,6 +17,7 @@ from metadata.errors import CurateError
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
     "compare": "how finished runs differ: rows, overlaps, steps, captions, scores, sizes and words",
+    "plan": "what a run would give and cost, told by a few files of its pool and some images",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
