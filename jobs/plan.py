@@ -55,7 +55,6 @@ def run(args: argparse.Namespace) -> int:
 
     from jobs import main
     from pipeline import estimate
-    from pipeline.failures import os_sentence
     from pipeline.pools import open_pool
 
     pa.set_cpu_count(1)  # as in a worker
@@ -73,10 +72,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"curate: planning pool {args.pool}{' ' + args.scale if args.scale else ''}, recipe {recipe.name}"
           f"{'' if args.recipe else ' (the default)'}, {args.workers} workers", file=sys.stderr)  # fmt: skip
-    try:
-        found = estimate.estimate(asked)
-    except OSError as error:
-        raise CurateError(os_sentence(error)) from error
+    found = estimate.estimate(asked)
     if args.json:
         print(json.dumps(dataclasses.asdict(found), indent=2))
     else:
