@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from filters.base import Filter, Grouping
 from metadata.keys import KEY_DTYPE, keys_of
-from pipeline import select, storage
+from pipeline import parts, select, storage
 from pipeline.pieces import Piece
 
 #: What is known of a row in a group: KEY_DTYPE, and its rank and number.
@@ -52,7 +52,7 @@ def spread_piece(
         rows = rows[_order(rows)]
         over = _sizes_and_places(rows)[1] >= step.deciding
         counts = {"rows": reached, "rows_in_no_group": reached - len(rows)}
-        _write_parts(path, [*_ranges(rows[~over], choice.partitions), rows[over]], ROW)
+        parts.write(path, [*_ranges(rows[~over], choice.partitions), rows[over]])
         storage.write_json(marker, counts)
     return storage.read_json(marker)
 
@@ -100,16 +100,16 @@ def judge_partition(
     path = _judged_path(partition, number, choice.folder)
     if storage.exists(path):
         return
-    parts = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
-    ends = np.cumsum([len(part) for part in parts])
-    rows = np.concatenate(parts)
-    del parts  # memory holds the range only once
+    found = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
+    ends = np.cumsum([len(part) for part in found])
+    rows = np.concatenate(found)
+    del found  # memory holds the range only once
     order = _order(rows)
     dropped = np.empty(len(rows), bool)
     dropped[order] = ~step.judge(*_sizes_and_places(rows[order]))
     numbers = rows["row"].astype(_DROPPED)
     by_piece = zip(np.split(numbers, ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
-    _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
+    parts.write(path, [own[gone] for own, gone in by_piece])
 
 
 def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) -> None:
@@ -165,17 +165,6 @@ def _judged_path(partition: int, number: int, folder: str) -> str:
     return storage.join(folder, "work", f"judged-{number}", f"{partition:06d}.bin")
 
 
-def _write_parts(path: str, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
-    """Writes a file of which one part can be read without the others: where each begins, as int64, then the parts."""
-    starts = np.cumsum([0, *map(len, parts)], dtype="<i8")
-    with storage.atomic(path) as file:
-        file.write(starts.tobytes())
-        for part in parts:
-            assert part.dtype == dtype
-            file.write(part.tobytes())
-
-
-def _read_part(path: str, number: int, parts: int, dtype: np.dtype) -> np.ndarray:
-    size = np.dtype("<i8").itemsize
-    start, end = storage.read_array(path, np.dtype("<i8"), 2, number * size).tolist()
-    return storage.read_array(path, dtype, end - start, (parts + 1) * size + start * dtype.itemsize)
+def _read_part(path: str, number: int, of: int, dtype: np.dtype) -> np.ndarray:
+    (part,) = parts.read(path, number, number + 1, of, dtype)
+    return part

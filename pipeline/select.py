@@ -7,7 +7,7 @@ already: a run that was killed continues, and a runner may run any piece twice.
     work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
                               and before and after groupings, for which see pipeline.groups)
-    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones
+    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, in two parts for each partition: kept, then dropped
     work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows
     kept/NNNNNN.parquet       the kept rows: uid and the columns that decided
     dropped/NNNNNN.parquet    uid and step of the others, on demand
@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from filters.base import Filter, Fit, Grouping, Scorer, Step
 from metadata import uids
 from metadata.errors import CurateError
-from pipeline import storage
+from pipeline import parts, storage
 from pipeline.pieces import Piece, batches
 from pipeline.scores import Scores
 
@@ -40,7 +40,7 @@ class Choice:
         checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
         scorers: what works out columns; kept/ has those that are to be kept.
-        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
+        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 32,768.
         keep_dropped: dropped uids are written too.
     """
 
@@ -207,7 +207,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
         writer.close()
     fate, word = np.concatenate(fates), np.concatenate(words)
     save(_rows_path(piece, choice.folder), np.concatenate(positions))
-    bounds = _write_uids(piece, word, fate == 0, choice)
+    _write_uids(piece, word, fate != 0, choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
     dropped = np.bincount(fate, minlength=len(filters) + 1)
@@ -217,7 +217,6 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             "rows": piece.rows,
             "kept": int(dropped[0]),
             "dropped": dropped[1:].tolist(),
-            "bounds": bounds,
             "sha256": storage.sha256(kept),
         },
     )
@@ -234,19 +233,13 @@ def tally_piece(piece: Piece, choice: Choice, chosen: Filter) -> dict[str, np.nd
     return tally.add(tally.empty(), stored.column("value"), np.isin(stored.column("row").to_numpy(), kept))
 
 
-def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choice) -> list[list[int]]:
-    """Writes kept and dropped uids, each by partition; where each partition begins in the file, for both."""
+def _write_uids(piece: Piece, word: np.ndarray, dropped: np.ndarray, choice: Choice) -> None:
+    """Writes the uids by partition, kept and dropped ones apart."""
     bits = choice.partitions.bit_length() - 1
-    partition = (word["f0"] >> np.uint64(64 - bits)).astype(np.uint16)
-    bounds, offset = [], 0
-    with storage.atomic(uids_path(piece, choice.folder)) as file:
-        for part in (alive, ~alive):
-            own = partition[part]
-            file.write(word[part][np.argsort(own, kind="stable")].data)  # of 16 bits, so it is a radix sort
-            ends = np.cumsum(np.bincount(own, minlength=choice.partitions))
-            bounds.append([offset, *(offset + ends).tolist()])
-            offset += int(ends[-1])
-    return bounds
+    part = ((word["f0"] >> np.uint64(64 - bits)) << np.uint64(1) | dropped).astype(np.uint16)
+    order = np.argsort(part, kind="stable")  # of 16 bits, so it is a radix sort
+    sizes = np.bincount(part, minlength=2 * choice.partitions)
+    parts.write(uids_path(piece, choice.folder), [word[order]], sizes)
 
 
 def uids_path(piece: Piece, folder: str) -> str:
@@ -282,22 +275,22 @@ def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
     path = subset_path(partition, choice.folder)
     if storage.exists(path):
         return
-    parts: list[np.ndarray] = []  # kept and dropped of each piece, in turn
+    found: list[np.ndarray] = []  # kept and dropped of each piece, in turn
     for piece in pieces:
-        path_in, bounds = uids_path(piece, choice.folder), storage.read_json(marker(piece, choice.folder))["bounds"]
-        parts += [_read_uids(path_in, cuts[partition], cuts[partition + 1]) for cuts in bounds]
-    first_words = np.sort(np.concatenate([part["f0"] for part in parts]))
+        own = uids_path(piece, choice.folder)
+        found += parts.read(own, 2 * partition, 2 * partition + 2, 2 * choice.partitions, uids.UID_DTYPE)
+    first_words = np.sort(np.concatenate([words["f0"] for words in found]))
     if (first_words[1:] == first_words[:-1]).any():  # by chance about once in 10^19 pairs of uids
-        _refuse_duplicates(parts, pieces)
-    storage.write(path, sort_uids(np.concatenate(parts[::2])).tobytes())
+        _refuse_duplicates(found, pieces)
+    storage.write(path, sort_uids(np.concatenate(found[::2])).tobytes())
 
 
-def _refuse_duplicates(parts: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:
-    words = sort_uids(np.concatenate(parts))
+def _refuse_duplicates(found: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:
+    words = sort_uids(np.concatenate(found))
     twice = words[1:][words[1:] == words[:-1]]
     if not len(twice):
         return
-    times = [int((part == twice[0]).sum()) for part in parts]
+    times = [int((part == twice[0]).sum()) for part in found]
     owners = dict.fromkeys(pieces[n // 2].path for n, count in enumerate(times) if count)
     made = dict(pieces[0].columns).get("uid") == ""
     advice = (
@@ -314,10 +307,6 @@ def _refuse_duplicates(parts: Sequence[np.ndarray], pieces: Sequence[Piece]) -> 
 def subset_path(partition: int, folder: str) -> str:
     """Where the sorted kept uids of one range are."""
     return storage.join(folder, "work", "subset", f"{partition:06d}.bin")
-
-
-def _read_uids(path: str, start: int, end: int) -> np.ndarray:
-    return storage.read_array(path, uids.UID_DTYPE, end - start, start * uids.UID_DTYPE.itemsize)
 
 
 def write_subset(choice: Choice, rows: int) -> str:

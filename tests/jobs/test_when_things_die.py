@@ -38,7 +38,8 @@ def check_and_go_on(done: subprocess.CompletedProcess, code: int, words: str, ou
     assert done.returncode == code, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("curate: ")]) == 2  # the first is the title
+    sentences = [line for line in done.stderr.splitlines() if line.startswith("curate: ")]
+    assert len(sentences) == 2, sentences  # the first says what the run is
     assert not (out / "manifest.json").exists()
     good = finals(whole)
     for name, data in finals(out).items():
