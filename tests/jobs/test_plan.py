@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import pytest
+from conftest import make_rows
 
 
 def figures(done) -> dict:
@@ -31,6 +32,19 @@ def test_runs_of_the_demo_pool_are_as_planned(curate, tmp_path, pairs):
     assert holds(plan["bytes_shards"], tars), (plan["bytes_shards"], tars)
     assert plan["shards"]["value"] == 1
     assert plan["rows_kept"]["high"] < 2 * plan["rows_kept"]["value"]  # an interval that says something
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["{t: 60}", "{target: 1200}"])
+def test_a_number_of_rows_in_a_recipe_is_of_the_whole_pool(curate, write_pool, tmp_path, asked):
+    pool, recipe = write_pool(tmp_path / "pool", make_rows(4000), 8), tmp_path / "r.yaml"
+    recipe.write_text(f"{{name: r, steps: [{{balance: {asked}}}]}}")
+    args = ["--pool", pool, "--recipe", recipe, "--select-only"]
+    plan = figures(curate("plan", *args, "--files", "4", "--json"))["rows_kept"]
+    assert curate(*args, "--out", tmp_path / "run").returncode == 0
+    true = json.loads((tmp_path / "run/manifest.json").read_text())["rows"]["kept"]
+    assert holds(plan, true), (plan, true)
+    assert plan["value"] == pytest.approx(true, rel=0.1)
 
 
 def test_a_pool_that_is_read_whole_is_counted(curate, toy_pool, tmp_path):
