@@ -1,8 +1,11 @@
 """`curate plan`: what it says of a run is what the run then does, within the intervals it gives."""
 
 import json
+import os
 import pathlib
 
+import fake_hub
+import image_server
 import pytest
 from conftest import make_rows
 
@@ -76,6 +79,33 @@ def test_images_that_cannot_be_had_are_told_by_status(curate, toy_pool):
     assert found["images"] == 10
     assert found["unreachable"]["unknown_host"]["value"] == 1
     assert found["figures"]["images_ok"]["value"] == found["figures"]["bytes_fetched"]["value"] == 0
+
+
+def test_of_images_that_are_all_fetched_every_byte_is_told(curate, write_pool, tmp_path):
+    with image_server.serving() as server:
+        server.failing = {3: 503, 4: 404}
+        pool = write_pool(tmp_path / "pool", server.rows(20), 2)
+        args = ["--pool", pool, "--recipe", "no_filter", "--allow-host", server.host]
+        plan = curate("plan", *args, "--json")
+        assert curate(*args, "--out", tmp_path / "run").returncode == 0
+    found = figures(plan)
+    gone = {status: share["value"] for status, share in json.loads(plan.stdout)["unreachable"].items()}
+    assert gone == {"http_5xx": 0.05, "http_4xx": 0.05}
+    assert found["images_ok"]["value"] == pytest.approx(18)
+    arrived = sum(len(image_server.draw(n)) for n in range(20) if n not in server.failing)
+    assert found["bytes_fetched"]["value"] == pytest.approx(arrived)
+    assert found["bytes_shards"]["value"] == pytest.approx((tmp_path / "run/shards/00000000.tar").stat().st_size)
+
+
+def test_a_pool_on_the_hub(curate, write_pool, tmp_path):
+    pool = write_pool(tmp_path / "pool", make_rows(1000), 5)
+    files = {path.name: path.read_bytes() for path in pool.iterdir()}
+    with fake_hub.serving(fake_hub.FakeHub({"mlfoundations/datacomp_small": files})) as hub:
+        done = curate("plan", "--pool", "commoncrawl", "--scale", "small", "--recipe", "clip_score_l14_30_percent",
+                      "--images", "0", "--json", env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"})
+    assert json.loads(done.stdout)["files"] == [5, 3]
+    assert figures(done)["rows_in"]["value"] == pytest.approx(1000, rel=0.01)
+    assert figures(done)["rows_kept"]["value"] == pytest.approx(300, rel=0.1)
 
 
 def test_a_step_that_a_sample_does_not_tell_of_is_named(curate, toy_pool, tmp_path):
