@@ -96,8 +96,8 @@ def _summarise(found: Any, workers: int) -> None:
         print(f"\n{workers} workers: {_bytes(workers * found.figures['memory_bytes'].value)} of memory, if no page is "
               f"shared.")  # fmt: skip
     for step in found.at_most:
-        print(f"\n{step} compares rows of the whole pool, and few of a sample belong together: rows kept, and what "
-              f"follows from them, are at most that.")  # fmt: skip
+        print(f"\n{step} compares rows of the whole pool, and keeps more of a sample: rows kept, and what follows from "
+              f"them, are at most that.")  # fmt: skip
     print("\nTimes are those of this machine and its network, with every worker as fast as one here alone.")
 
 

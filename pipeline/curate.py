@@ -96,7 +96,7 @@ def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = 
         checkpoints=select.checkpoints(recipe.steps),
         kept_columns=tuple(c for c in recipes.recipe_columns(recipe) if c != "uid" and c not in FEATURES),
         scorers=recipes.scorers(recipe),
-        partitions=1 << max(3, (rows // _PARTITION_ROWS).bit_length()),
+        partitions=1 << min(max(3, (rows // _PARTITION_ROWS).bit_length()), 15),
         keep_dropped=keep_dropped,
     )
 
