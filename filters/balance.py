@@ -205,6 +205,12 @@ class Balance(Fit):
             state[name] += other[name]
         return state
 
+    def grown(self, state: dict[str, Any], times: float) -> dict[str, Any]:
+        """Counts of entries times as large: exact where t is far above `times`, as rarer entries are always kept."""
+        unlisted = collections.Counter({name: round(n * times) for name, n in state["unlisted"].items()})
+        return {"counts": np.rint(state["counts"] * times).astype(np.int64), "rows": round(state["rows"] * times),
+                "matching": round(state["matching"] * times), "unlisted": unlisted}  # fmt: skip
+
     def finish(self, state: dict[str, Any]) -> Filter | Fit:
         if self.target is not None:
             if state["matching"] < self.target:
@@ -257,6 +263,9 @@ class BalanceToTarget(Fit):
     def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
         state += other
         return state
+
+    def grown(self, state: np.ndarray, times: float) -> np.ndarray:
+        return np.rint(state * times).astype(np.int64)
 
     def finish(self, state: np.ndarray) -> Filter:
         target = self.balance.target or 0

@@ -56,6 +56,8 @@ class Step(abc.ABC):
     passes: ClassVar[int] = 0
     #: Whether it must be the last step of a recipe.
     comes_last: ClassVar[bool] = False
+    #: Whether a sample of a pool tells about what share the step keeps of the whole; else it keeps more of a sample.
+    is_told_by_sample: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -114,6 +116,7 @@ class Grouping(Step):
     """
 
     passes: ClassVar[int] = 1
+    is_told_by_sample: ClassVar[bool] = False  # rows of a group are rarely in one sample
     #: So many of a group decide about it, the first in order: all others are dropped, however many they are.
     deciding: int = sys.maxsize
     #: The feature that a group's rows are compared by, which the pipeline brings along with them; "" for none.
@@ -162,6 +165,14 @@ class Fit(Step):
     @abc.abstractmethod
     def merge(self, state: Any, other: Any) -> Any:
         """Both states' rows in one; may change `state` in place."""
+
+    def grown(self, state: Any, times: float) -> Any:
+        """`state` as a pool leaves it of which its rows are a sample, and which has `times` as many.
+
+        For most fits the same, for all that they look at is shares. One that compares counts with a number of rows that
+        the user gives multiplies them.
+        """
+        return state
 
     @abc.abstractmethod
     def finish(self, state: Any) -> "Filter | Fit":

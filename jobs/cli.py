@@ -6,6 +6,7 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,6 +18,7 @@ from metadata.errors import CurateError
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
     "compare": "how finished runs differ: rows, overlaps, steps, captions, scores, sizes and words",
+    "plan": "what a run would give and cost, told by a few files of its pool and some images",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
@@ -27,7 +29,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C."""
+    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C.
+
+    And 143 where it was asked to end (SIGTERM).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in COMMANDS:
@@ -47,15 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CurateError as error:
         print(f"curate: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # Beam's threads lose their connections now, and each would print or log what it thinks of that.
         threading.excepthook = lambda _: None
         logging.disable()
         print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a store that is gone
+        from pipeline.failures import os_sentence
+
+        print(f"curate: {os_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what a cluster, or the system when it shuts down, sends to have a process end."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 class _WithoutPandas:
@@ -69,6 +87,7 @@ class _WithoutPandas:
 
 def entry() -> None:
     """The console script: `main`."""
+    signal.signal(signal.SIGTERM, _terminate)
     as_command(main)
 
 

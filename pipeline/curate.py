@@ -59,12 +59,7 @@ def curate(request: Request) -> dict[str, Any]:
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe = request.recipe
-    asked = {"uid", *recipes.recipe_columns(recipe)}
-    if request.select_only:
-        found = pieces.inspect(pool, asked, limit=request.limit_files)
-    else:
-        asked.update(planning.REQUIRED_COLUMNS)
-        found = pieces.inspect(pool, asked, planning.OPTIONAL_COLUMNS, request.limit_files)
+    found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
     recipes.check(recipe, found.schema)
     identity = {
         "pool": request.pool,
@@ -89,6 +84,25 @@ def curate(request: Request) -> dict[str, Any]:
     return record
 
 
+def asked_columns(recipe: recipes.Recipe, select_only: bool) -> tuple[set[str], tuple[str, ...]]:
+    """The columns that a run reads, and those that it reads where the pool has them."""
+    asked = {"uid", *recipes.recipe_columns(recipe)}
+    return (asked, ()) if select_only else (asked | {*planning.REQUIRED_COLUMNS}, planning.OPTIONAL_COLUMNS)
+
+
+def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = False) -> select.Choice:
+    """How so many rows are chosen by the recipe, in the folder `out`."""
+    most = max([rows, *(step.samples or 0 for step in recipe.steps if isinstance(step, SoftCap))])
+    return select.Choice(
+        folder=out,
+        checkpoints=select.checkpoints(recipe.steps),
+        kept_columns=tuple(c for c in recipes.recipe_columns(recipe) if c != "uid" and c not in FEATURES),
+        scorers=recipes.scorers(recipe),
+        partitions=1 << min(max(3, (most // _PARTITION_ROWS).bit_length()), select.MAX_PARTITION_BITS),
+        keep_dropped=keep_dropped,
+    )
+
+
 def _finished(request: Request) -> dict[str, Any] | None:
     path = storage.join(request.out, "manifest.json")
     if not storage.exists(path):
@@ -102,15 +116,7 @@ def _finished(request: Request) -> dict[str, Any] | None:
 def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, Any], list[int]]:
     """Writes the subset; what the manifest says of it, and the number of samples of each piece."""
     steps = request.recipe.steps
-    most = max([found.rows, *(step.samples or 0 for step in steps if isinstance(step, SoftCap))])
-    choice = select.Choice(
-        folder=request.out,
-        checkpoints=select.checkpoints(steps),
-        kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and c not in FEATURES),
-        scorers=recipes.scorers(request.recipe),
-        partitions=1 << max(3, (most // _PARTITION_ROWS).bit_length()),
-        keep_dropped=request.keep_dropped,
-    )
+    choice = choice_of(request.recipe, found.rows, request.out, request.keep_dropped)
 
     def build(pipeline: Any) -> None:
         from pipeline.transforms import ChooseRows, Spread

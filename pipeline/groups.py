@@ -25,12 +25,11 @@ import numpy as np
 import pyarrow as pa
 
 from filters.base import ROW, Filter, Grouping
-from pipeline import select, storage
+from pipeline import parts, select, storage
 from pipeline.carried import Carried, Ordered
 from pipeline.pieces import Piece
 
 _DROPPED = np.dtype("<u4")
-_START = np.dtype("<i8")
 
 
 def spread_piece(
@@ -72,7 +71,7 @@ def _spread(
         if carried:
             carried.write(_features_path(piece, number, choice.folder), order[~over])
     path = _rows_path(piece, number, choice.folder)
-    _write_parts(path, [*_ranges(rows[~over], choice.partitions), dropped], ROW)
+    parts.write(path, [*_ranges(rows[~over], choice.partitions), dropped])
     return {"rows": reached, "rows_in_no_group": reached - len(rows)}
 
 
@@ -115,20 +114,20 @@ def judge_partition(
     if storage.exists(path):
         return
     paths = [_rows_path(piece, number, choice.folder) for piece in pieces]
-    parts = [_read_part(path_in, partition, choice.partitions + 1, ROW) for path_in in paths]
-    ends = np.cumsum([len(part) for part in parts])
-    rows = np.concatenate(parts)
-    del parts  # memory holds the range only once
+    found = [_read_part(path_in, partition, choice.partitions + 1, ROW) for path_in in paths]
+    ends = np.cumsum([len(part) for part in found])
+    rows = np.concatenate(found)
+    del found  # memory holds the range only once
     order = _order(rows)
     dropped = np.empty(len(rows), bool)
     with _carrying(step, choice.folder) as carried:
         if carried:
             for piece, path_in in zip(pieces, paths, strict=True):
-                carried.add_part(_features_path(piece, number, choice.folder), *_bounds(path_in, partition))
+                carried.add_part(_features_path(piece, number, choice.folder), *parts.bounds(path_in, partition))
         features = Ordered(carried, order) if carried else _no_features
         dropped[order] = ~step.judge(*_sizes_and_places(rows[order]), features)
     by_piece = zip(np.split(rows["row"], ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
-    _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
+    parts.write(path, [own[gone] for own, gone in by_piece])
 
 
 def _no_features(start: int, end: int) -> np.ndarray:
@@ -199,22 +198,6 @@ def _judged_path(partition: int, number: int, folder: str) -> str:
     return storage.join(judged_folder(number, folder), f"{partition:06d}.bin")
 
 
-def _write_parts(path: str, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
-    """Writes a file of which one part can be read without the others: where each begins, as int64, then the parts."""
-    starts = np.cumsum([0, *map(len, parts)], dtype=_START)
-    with storage.atomic(path) as file:
-        file.write(starts.tobytes())
-        for part in parts:
-            assert part.dtype == dtype
-            file.write(part.tobytes())
-
-
-def _read_part(path: str, number: int, parts: int, dtype: np.dtype) -> np.ndarray:
-    start, end = _bounds(path, number)
-    return storage.read_array(path, dtype, end - start, (parts + 1) * _START.itemsize + start * dtype.itemsize)
-
-
-def _bounds(path: str, number: int) -> tuple[int, int]:
-    """The part's first item, counted through all parts, and the one after its last."""
-    start, end = storage.read_array(path, _START, 2, number * _START.itemsize).tolist()
-    return start, end
+def _read_part(path: str, number: int, of: int, dtype: np.dtype) -> np.ndarray:
+    (part,) = parts.read(path, number, number + 1, of, dtype)
+    return part

@@ -7,7 +7,7 @@ import glob
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import fsspec
 import pyarrow as pa
@@ -188,7 +188,13 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
         CurateError: a file can't be read as parquet, lacks a column or has it in another type; an npz is needed and is
             not there, or its array does not fit; or no file has a row.
     """
-    found = find_files(pool, limit)
+    return inspect_files(find_files(pool, limit), pool, columns, optional)
+
+
+def inspect_files(
+    found: Sequence[tuple[str, int | None]], pool: Pool, columns: Iterable[str], optional: Iterable[str] = ()
+) -> Inspection:
+    """`inspect` of some of the pool's files, as `find_files` gives them."""
     first = _read_footer(*found[0])
     there = {field.name: field.type for field in first.schema if field.name not in pool.hidden}
     mapping = dict(pool.columns)

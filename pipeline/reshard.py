@@ -221,6 +221,7 @@ def worker_processes(count: int, threads: bool) -> Iterator[Each]:
 def _begin_work() -> None:
     """Leaves Ctrl-C to the parent, and ends with it should it be killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -7,8 +7,8 @@ already: a run that was killed continues, and a runner may run any piece twice.
     work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
                               and before and after groupings, for which see pipeline.groups)
-    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE: the kept ones by partition, then the dropped ones, then the
-                              further copies of kept ones
+    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, in three parts for each partition: the kept ones, the
+                              dropped ones, and the further copies of kept ones
     work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows, each as often as it is taken
     kept/NNNNNN.parquet       the kept rows: uid and the columns that decided; with `copies`, how often each is taken,
                               where the last step takes rows more than once
@@ -29,9 +29,15 @@ from filters.base import Filter, Fit, Grouping, Scorer, Step
 from filters.soft_cap import COPIES
 from metadata import uids
 from metadata.errors import CurateError
-from pipeline import storage
+from pipeline import parts, storage
 from pipeline.pieces import Piece, batches
 from pipeline.scores import Scores
+
+#: Kinds of uids that each partition has: kept, dropped, further copies of kept.
+_KINDS = 3
+
+#: So that partitions times kinds are numbered by 16 bits.
+MAX_PARTITION_BITS = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Choice:
         checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
         scorers: what works out columns; kept/ has those that are to be kept.
-        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
+        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 16,384.
         keep_dropped: dropped uids are written too.
     """
 
@@ -215,7 +221,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     fate, word, copies = np.concatenate(fates), np.concatenate(words), np.concatenate(times)
     save(_rows_path(piece, choice.folder), np.repeat(np.concatenate(positions), copies))
     kept_uids = word[fate == 0]
-    bounds = _write_uids(piece, (kept_uids, word[fate != 0], np.repeat(kept_uids, copies - 1)), choice)
+    _write_uids(piece, (kept_uids, word[fate != 0], np.repeat(kept_uids, copies - 1)), choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
     dropped = np.bincount(fate, minlength=len(filters) + 1)
@@ -226,7 +232,6 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             "kept": int(dropped[0]),
             "samples": int(copies.sum()),
             "dropped": dropped[1:].tolist(),
-            "bounds": bounds,
             "sha256": storage.sha256(kept),
         },
     )
@@ -243,18 +248,14 @@ def tally_piece(piece: Piece, choice: Choice, chosen: Filter) -> dict[str, np.nd
     return tally.add(tally.empty(), stored.column("value"), np.isin(stored.column("row").to_numpy(), kept))
 
 
-def _write_uids(piece: Piece, parts: Sequence[np.ndarray], choice: Choice) -> list[list[int]]:
-    """Writes parts of the piece's uids, each by partition; where each partition begins in the file, for each part."""
+def _write_uids(piece: Piece, kinds: Sequence[np.ndarray], choice: Choice) -> None:
+    """Writes the uids by partition, and in each by kind: kept, dropped, further copies of kept."""
     bits = choice.partitions.bit_length() - 1
-    bounds, offset = [], 0
-    with storage.atomic(uids_path(piece, choice.folder)) as file:
-        for word in parts:
-            own = (word["f0"] >> np.uint64(64 - bits)).astype(np.uint16)
-            file.write(word[np.argsort(own, kind="stable")].data)  # of 16 bits, so it is a radix sort
-            ends = np.cumsum(np.bincount(own, minlength=choice.partitions))
-            bounds.append([offset, *(offset + ends).tolist()])
-            offset += int(ends[-1])
-    return bounds
+    words, kind = np.concatenate(kinds), np.repeat(np.arange(_KINDS, dtype=np.uint16), [len(part) for part in kinds])
+    part = (words["f0"] >> np.uint64(64 - bits)).astype(np.uint16) * np.uint16(_KINDS) + kind
+    order = np.argsort(part, kind="stable")  # of 16 bits, so it is a radix sort
+    sizes = np.bincount(part, minlength=_KINDS * choice.partitions)
+    parts.write(uids_path(piece, choice.folder), [words[order]], sizes)
 
 
 def uids_path(piece: Piece, folder: str) -> str:
@@ -292,15 +293,15 @@ def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
     path = subset_path(partition, choice.folder)
     if storage.exists(path):
         return
-    parts: list[np.ndarray] = []  # kept, dropped, further copies of kept, of each piece in turn
+    found: list[np.ndarray] = []  # kept, dropped, further copies of kept, of each piece in turn
     for piece in pieces:
-        path_in, bounds = uids_path(piece, choice.folder), storage.read_json(marker(piece, choice.folder))["bounds"]
-        parts += [_read_uids(path_in, cuts[partition], cuts[partition + 1]) for cuts in bounds]
-    rows = [np.concatenate(both) for both in zip(parts[::3], parts[1::3], strict=True)]
-    first_words = np.sort(np.concatenate([word["f0"] for word in rows]))
+        own, first = uids_path(piece, choice.folder), _KINDS * partition
+        found += parts.read(own, first, first + _KINDS, _KINDS * choice.partitions, uids.UID_DTYPE)
+    rows = [np.concatenate(both) for both in zip(found[::_KINDS], found[1::_KINDS], strict=True)]
+    first_words = np.sort(np.concatenate([words["f0"] for words in rows]))
     if (first_words[1:] == first_words[:-1]).any():  # by chance about once in 10^19 pairs of uids
         _refuse_duplicates(rows, pieces)
-    storage.write(path, sort_uids(np.concatenate(parts[::3] + parts[2::3])).tobytes())
+    storage.write(path, sort_uids(np.concatenate(found[::_KINDS] + found[2::_KINDS])).tobytes())
 
 
 def _refuse_duplicates(rows: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:
@@ -325,10 +326,6 @@ def _refuse_duplicates(rows: Sequence[np.ndarray], pieces: Sequence[Piece]) -> N
 def subset_path(partition: int, folder: str) -> str:
     """Where the sorted kept uids of one range are."""
     return storage.join(folder, "work", "subset", f"{partition:06d}.bin")
-
-
-def _read_uids(path: str, start: int, end: int) -> np.ndarray:
-    return storage.read_array(path, uids.UID_DTYPE, end - start, start * uids.UID_DTYPE.itemsize)
 
 
 def write_subset(choice: Choice, samples: int) -> str:

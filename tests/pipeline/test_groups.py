@@ -1,4 +1,4 @@
-"""Groups in memory that doesn't grow with the pool, and files of which a part can be read alone."""
+"""Groups in memory that doesn't grow with the pool."""
 
 import hashlib
 import importlib
@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from metadata.errors import CurateError
 from pipeline import groups
 
 HERE = pathlib.Path(__file__).parent
@@ -35,22 +34,6 @@ def test_sizes_and_places():
     assert sizes.tolist() == [1, 2, 2, 1, 1]
     assert places.tolist() == [0, 0, 1, 0, 0]
     assert [part.tolist() for part in groups._sizes_and_places(rows[:0])] == [[], []]
-
-
-@pytest.mark.parametrize("scheme", ["", "memory://"])
-def test_a_part_is_read_without_the_others(scheme: str, tmp_path: pathlib.Path):
-    path, kind = f"{scheme}{tmp_path}/parts.bin", np.dtype("<u4")
-    parts = [np.arange(n, dtype=kind) for n in (3, 0, 5)]
-    groups._write_parts(path, parts, kind)
-    assert [groups._read_part(path, n, 3, kind).tolist() for n in range(3)] == [part.tolist() for part in parts]
-
-
-def test_a_part_that_is_cut_off_is_an_error(tmp_path: pathlib.Path):
-    path, kind = f"{tmp_path}/parts.bin", np.dtype("<u4")
-    groups._write_parts(path, [np.arange(5, dtype=kind)], kind)
-    pathlib.Path(path).write_bytes(pathlib.Path(path).read_bytes()[:-1])
-    with pytest.raises(CurateError, match=r"parts\.bin: it ends before byte 36, but it was whole"):
-        groups._read_part(path, 0, 1, kind)
 
 
 def write_pool(folder: pathlib.Path, files: int) -> pathlib.Path:
