@@ -111,11 +111,9 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     )
 
     def build(pipeline: Any) -> None:
-        import apache_beam as beam
+        from pipeline.transforms import ChooseRows, Spread
 
-        from pipeline.transforms import ChooseRows
-
-        _ = pipeline | beam.Create(found.pieces) | ChooseRows(steps, choice, found.pieces)
+        _ = pipeline | Spread(found.pieces) | ChooseRows(steps, choice, found.pieces)
 
     rows = {piece.name: piece.rows for piece in found.pieces}
     passes = 1 + sum(step.passes for step in steps)
@@ -205,11 +203,11 @@ def _make_shards(
         def build(pipeline: Any) -> None:
             import apache_beam as beam
 
-            from pipeline.transforms import ForEach
+            from pipeline.transforms import ForEach, Spread
 
-            work = pipeline | "Pieces" >> beam.Create(found.pieces)
+            work = pipeline | "Pieces" >> Spread(found.pieces)
             planned = work | "Plan" >> ForEach(planning.plan_piece, request.out, columns)
-            shards = pipeline | "Shards" >> beam.Create(plans)
+            shards = pipeline | "Shards" >> Spread(plans)
             _ = shards | "MakeShards" >> ForEach(planning.make_shard, step, beam.pvalue.AsList(planned))
 
         measure = planning.ProgressReader(request.out)

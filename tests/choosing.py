@@ -51,12 +51,10 @@ def choose_in_a_loop(recipe: Recipe, pieces: list[Piece], choice: select.Choice)
 
 def choose_on_beam(recipe: Recipe, pieces: list[Piece], choice: select.Choice, workers: int) -> None:
     """The same through the runner."""
-    import apache_beam as beam
-
     from jobs.engines import run_with
-    from pipeline.transforms import ChooseRows
+    from pipeline.transforms import ChooseRows, Spread
 
-    run_with("local", workers, [])(lambda p: p | beam.Create(pieces) | ChooseRows(recipe.steps, choice, pieces))
+    run_with("local", workers, [])(lambda p: p | Spread(pieces) | ChooseRows(recipe.steps, choice, pieces))
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
