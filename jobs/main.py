@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, positive
+from jobs.cli import COMMANDS, Parser, add_columns_argument, positive
 from metadata.errors import CurateError
 
 _DESCRIPTION = """\
@@ -35,13 +35,7 @@ def parser() -> Parser:
         "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
     )
     pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
-    pool.add_argument(
-        "--columns",
-        metavar="OURS=THEIRS,…",
-        type=_columns,
-        default={},
-        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
-    )
+    add_columns_argument(pool)
     pool.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
 
     choosing = result.add_argument_group("choosing")
@@ -222,15 +216,6 @@ def _short(value: Any) -> str:
 def _default_out(args: argparse.Namespace, recipe: str) -> str:
     pool = os.path.basename(args.pool.rstrip("/")).replace("*", "").removesuffix(".parquet") or "pool"
     return "-".join(filter(None, [f"runs/{pool.replace(':', '-')}", args.scale, recipe]))
-
-
-def _columns(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(ours and sign for ours, sign, _ in pairs):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
-        )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def _file(text: str) -> tuple[str, str]:

@@ -75,7 +75,8 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
     found = inspect(pool, ["uid", asked.embedding])
     if found.rows < asked.number:
         raise _too_few(asked, f"--pool {pool.name} has {found.rows:,} rows")
-    identity = {"pool": pool.name, "files_sha256": _hash_of_files(found), **dataclasses.asdict(asked)}
+    identity = {"pool": pool.name, "columns": dict(pool.columns), "files_sha256": _hash_of_files(found),
+                **dataclasses.asdict(asked)}  # fmt: skip
     about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)

@@ -178,6 +178,24 @@ def test_pools_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pool_with_names_of_its_own(tmp_path, curate):
+    pytest.importorskip("faiss")
+    plain, named = write(tmp_path / "plain", np.arange(ROWS), [ROWS]), tmp_path / "named"
+    named.mkdir()
+    table = pq.read_table(tmp_path / "plain/0.parquet")
+    pq.write_table(table.rename_columns(["ID" if name == "uid" else name for name in table.schema.names]), named / "0.parquet")
+    np.savez(named / "0.npz", mine=np.load(tmp_path / "plain/0.npz")["l14_img"])
+    centroids.make(plain, asked(), str(tmp_path / "c.npy"))
+    options = ("--pool", named, "--number", 12, "--sample", 600, "--iterations", 4, "--seed", 3, "--out", tmp_path / "d.npy")
+    done = curate("centroids", *options, "--columns", "uid=ID,l14_img=mine")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "d.npy").read_bytes() == (tmp_path / "c.npy").read_bytes()
+    done = curate("centroids", *options, "--columns", "uid=ID")
+    assert done.returncode == 1
+    assert "0.npz: unknown array 'l14_img'. Known: mine." in done.stderr
+
+
+@pytest.mark.slow
 def test_features_of_float32(tmp_path):
     pytest.importorskip("faiss")
     features = units(ROWS, dims=256)
