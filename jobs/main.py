@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs import engines
 from jobs.cli import COMMANDS, Parser, add_columns_argument, positive
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
 From a pool of image-text pairs to a DataComp subset file and webdataset shards: chooses rows by a recipe, fetches the
@@ -147,7 +147,7 @@ def run(argv: Sequence[str]) -> int:
     from pipeline.pools import entry_lists
 
     lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
-    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, dict(args.file))
+    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
     request = Request(
         pool=args.pool,
         scale=args.scale,
@@ -223,6 +223,17 @@ def _file(text: str) -> tuple[str, str]:
     if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is given, but NAME=PATH is needed, as in targets=imagenet.npy")
     return name, path
+
+
+def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Paths by name; a name that comes twice is an error."""
+    files: dict[str, str] = {}
+    for name, path in pairs:
+        if name in files:
+            raise CurateError(f"--file {printable(name)}: is given twice ({printable(files[name])}, "
+                              f"{printable(path)}), but a name stands for one file. Leave one out.")  # fmt: skip
+        files[name] = path
+    return files
 
 
 def _fraction(text: str) -> float:
