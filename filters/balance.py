@@ -125,6 +125,7 @@ class Balance(Fit):
     model: str | None = None
     _listed: EntryList | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     tells: ClassVar[bool] = True
+    comes_last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = [name for name in ("t", "tail_share", "target") if getattr(self, name) is not None]

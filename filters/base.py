@@ -51,6 +51,8 @@ class Step(abc.ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     #: How often a run must see the rows before it can choose them by the step.
     passes: ClassVar[int] = 0
+    #: Whether it must be the last step of a recipe.
+    comes_last: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -82,6 +84,13 @@ class Filter(Step):
     @abc.abstractmethod
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """Boolean without nulls, shape (batch.num_rows,): True stays. A null value in a column it reads is dropped."""
+
+    def copies(self, batch: pa.RecordBatch) -> np.ndarray | None:
+        """How often each row is taken: int64, shape (batch.num_rows,), 0 where it is dropped; None for once each.
+
+        Only a step that comes last may have a filter that takes rows more than once.
+        """
+        return None
 
     def tally(self) -> "Tally | None":
         """What is to be counted once the rows are chosen; a Fit that finishes as a filter with one `tells` of it."""

@@ -36,6 +36,7 @@ from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
 from filters.sizes import AspectRatio, ImageSize
+from filters.soft_cap import SoftCap
 from filters.text_based import ImagenetWord
 from filters.where import Where
 from metadata.errors import CurateError, unknown
@@ -55,6 +56,7 @@ STEPS: dict[str, type[Step]] = {
     "imagenet_word": ImagenetWord,
     "frequent_tokens": FrequentTokens,
     "fused_score": FusedScoreFraction,
+    "soft_cap": SoftCap,
     "outside_evaluation_sets": OutsideEvaluationSets,
     "where": Where,
     "balance": Balance,

@@ -15,11 +15,13 @@ from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import GroupSize
 from filters.frequent_tokens import FrequentTokens
+from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSimFraction
 from filters.sizes import AspectRatio, ImageSize
+from filters.soft_cap import COPIES, SoftCap
 from filters.text_based import ImagenetWord
 from metadata.errors import CurateError, unknown
 
@@ -54,15 +56,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for number, step in enumerate(self.steps, 1):
-            if isinstance(step, Balance) and number < len(self.steps):
-                raise CurateError(f"recipe {self.name}: balance is step {number} of {len(self.steps)}, but it must be "
-                                  f"the last, as its counts are of what the run keeps. Put it at the end.")
+            if step.comes_last and number < len(self.steps):
+                raise CurateError(f"recipe {self.name}: {step.name} is step {number} of {len(self.steps)}, but it must "
+                                  f"be the last, as its numbers are of what the run keeps. Put it at the end.")
 
 
 DATACOMP = "DataComp (arXiv:2304.14108)"
 
 #: DataComp's image_based: captions that are English and more than a word, of images like those of a benchmark.
 _IMAGE_BASED = (CaptionLength(0, 6), CaptionTokens(2), Language(), ImageBased("centroids", "targets"))
+
+#: M-FLYT's weights of standardised scores. The pool has the first two; a file has the others, under these names.
+_M_FLYT = {
+    "clip_b32_similarity_score": 0.08, "clip_l14_similarity_score": 0.21, "dfn_base": 0.60, "dfn_ft": 0.80,
+    "cc2m_classifier": 0.17, "in1k_classifier": 0.36, "flyt": 0.65, "normsim_inf": 0.55, "negcliploss": 0.51,
+    "hype_d_l": 0.45, "hype_eps_i": -0.05, "hype_eps_t": 0.02,
+}  # fmt: skip
 
 #: What a recipe may give in place of a path.
 _NAME = re.compile(r"[\w-]+")
@@ -132,6 +141,15 @@ RECIPES = {
             "negCLIPLoss and NormSim (arXiv:2405.19547)", "", (Published("medium", 0.327, 0.357),),
         ),
         Recipe(
+            "m_flyt", (FusedScoreFraction(_M_FLYT, 0.2, "scores"),),
+            "Keeps the best 20 percent by a weighed sum of twelve published scores.", "M-FLYT (arXiv:2503.08805)",
+        ),
+        Recipe(
+            "m_flyt_scs", (SoftCap(_M_FLYT, "scores"),),
+            "Keeps rows by the same sum, as often as soft cap sampling draws them: as many samples as the pool has "
+            "rows.", "M-FLYT (arXiv:2503.08805)", "", (Published("medium", 0.401, 0.377),),
+        ),
+        Recipe(
             "metaclip", (Language(), Balance(t=20_000)),
             "Keeps English captions that match an entry; of entries with more than 20,000 matches about that many.",
             "MetaCLIP (arXiv:2309.16671)",
@@ -190,7 +208,7 @@ def open_recipe(
 def file_names(recipe: Recipe) -> tuple[str, ...]:
     """The names that its steps give in place of paths, each once."""
     given = [getattr(step, field) for step in recipe.steps for field in step.paths]
-    return tuple(dict.fromkeys(filter(_NAME.fullmatch, given)))
+    return tuple(dict.fromkeys(name for name in given if name is not None and _NAME.fullmatch(name)))
 
 
 def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
@@ -201,7 +219,8 @@ def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
     if missing := [name for name in names if name not in files]:
         flags = " ".join(f"--file {name}=PATH" for name in missing)
         raise CurateError(f"recipe {recipe.name}: needs a file of {' and one of '.join(missing)}, but none was given. "
-                          f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features.")
+                          f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features; "
+                          f"scores are parquet files with uids.")
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
@@ -223,6 +242,9 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
     """
     made = {scorer.column for scorer in scorers(recipe)}
+    if COPIES in recipe_columns(recipe) and isinstance(recipe.steps[-1], SoftCap):
+        raise CurateError(f"recipe {recipe.name}: reads the pool's {COPIES!r}, but soft_cap writes a column of that "
+                          f"name into kept/. Read it under another name: --columns NAME={COPIES}.")
     for step in recipe.steps:
         for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:

@@ -172,7 +172,7 @@ def run(argv: Sequence[str]) -> int:
     _summarise(record, request.out)
     if record.get("samples") is not None and not record["samples"].get("ok"):
         raise CurateError(
-            f"{request.out}: none of the {record['rows']['kept']:,} images could be had, so the shards are empty. "
+            f"{request.out}: none of the {record['rows']['samples']:,} images could be had, so the shards are empty. "
             f"The ledgers in shards/ say why; `curate retry` fetches again."
         )
     return 0
@@ -186,6 +186,8 @@ def _summarise(record: dict[str, Any], out: str) -> None:
     for step in rows["dropped"]:
         print(f"  dropped  {step['dropped']:>14,}  by {step['step']}")
     print(f"rows kept  {rows['kept']:>14,}  ({rows['kept'] / rows['in']:.1%})")
+    if rows["samples"] != rows["kept"]:
+        print(f"samples    {rows['samples']:>14,}  ({rows['samples'] / rows['kept']:.2f} of each row kept, on average)")
     for fitted in record["fitted"]:
         for name, parameters in fitted.items():
             print(f"  {name}: {listed(parameters)}")

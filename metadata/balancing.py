@@ -39,8 +39,16 @@ def draws(row_hashes: np.ndarray, matches: pa.ListArray) -> np.ndarray:
     It is made of the row's hash and the entry's number in its list, so it is the same in any order of the rows.
     """
     entries = matches.flatten().to_numpy(zero_copy_only=False)
-    words = np.repeat(row_hashes, lengths(matches))
-    words += (entries.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    return numbered_draws(np.repeat(row_hashes, lengths(matches)), entries)
+
+
+def numbered_draws(row_hashes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """For each hash its draw of that number, in [0, 1) and independent of all others: float64, shape (rows,).
+
+    Args:
+        numbers: whole numbers from 0, shape (rows,) or (1,).
+    """
+    words = row_hashes + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     return (_mix(words) >> np.uint64(11)) * 2.0**-53
 
 

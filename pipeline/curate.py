@@ -11,13 +11,14 @@ import numpy as np
 
 from filters import recipes
 from filters.base import Fit, Step
+from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
 from metadata.schema import FEATURES
 from pipeline import folder, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
-#: Uids of about this many rows are sorted in one go by one worker: 32 MB, a few times over.
+#: Uids of about this many rows, or samples, are sorted in one go by one worker: 32 MB, a few times over.
 _PARTITION_ROWS = 1 << 21
 
 
@@ -79,10 +80,10 @@ def curate(request: Request) -> dict[str, Any]:
     with folder.claim(request.out, identity, request.overwrite):
         if (done := _finished(request)) is not None:
             return done
-        record, kept = _choose_rows(request, found)
+        record, samples = _choose_rows(request, found)
         record = identity | record
         if not request.select_only:
-            _make_shards(request, pool, found, kept, record)
+            _make_shards(request, pool, found, samples, record)
         record["times"] = {"started": started, "seconds": time.time() - started}
         storage.write_json(storage.join(request.out, "manifest.json"), record)
     return record
@@ -99,14 +100,15 @@ def _finished(request: Request) -> dict[str, Any] | None:
 
 
 def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, Any], list[int]]:
-    """Writes the subset; what the manifest says of it, and the number of kept rows of each piece."""
+    """Writes the subset; what the manifest says of it, and the number of samples of each piece."""
     steps = request.recipe.steps
+    most = max([found.rows, *(step.samples or 0 for step in steps if isinstance(step, SoftCap))])
     choice = select.Choice(
         folder=request.out,
         checkpoints=select.checkpoints(steps),
         kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and c not in FEATURES),
         scorers=recipes.scorers(request.recipe),
-        partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
+        partitions=1 << max(3, (most // _PARTITION_ROWS).bit_length()),
         keep_dropped=request.keep_dropped,
     )
 
@@ -127,10 +129,11 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     if not _is_chosen(choice, steps):
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
-    counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
+    counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
     warnings = _check_kept(counts, request.min_kept)
-    hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
+    hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = storage.read_json(select.fitted_path(request.out))
+    manifest.check_samples(counts, fitted)
     record = {
         "finished": "subset",
         "fitted": fitted,
@@ -140,7 +143,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         "versions": manifest.versions(),
         "sha256": hashes,
     }
-    return record, kept
+    return record, samples
 
 
 def _is_chosen(choice: select.Choice, steps: Sequence[Step]) -> bool:
@@ -190,15 +193,15 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
 
 
 def _make_shards(
-    request: Request, pool: Pool, found: pieces.Inspection, kept: Sequence[int], record: dict[str, Any]
+    request: Request, pool: Pool, found: pieces.Inspection, samples: Sequence[int], record: dict[str, Any]
 ) -> None:
-    """Writes the shards of the kept rows and adds them to the manifest."""
-    samples = request.recipe.samples_per_shard
-    plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, kept, strict=True)], samples)
+    """Writes the shards of the samples, so many of each piece, and adds them to the manifest."""
+    size = request.recipe.samples_per_shard
+    plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, samples, strict=True)], size)
     with pool.serve() as resolve:
         fetch = dataclasses.replace(request.fetch, resolve=resolve)
         columns = (*planning.REQUIRED_COLUMNS, *found.optional)
-        step = planning.ImageStep(request.out, columns, samples, fetch, request.images)
+        step = planning.ImageStep(request.out, columns, size, fetch, request.images)
 
         def build(pipeline: Any) -> None:
             import apache_beam as beam
@@ -211,6 +214,6 @@ def _make_shards(
             _ = shards | "MakeShards" >> ForEach(planning.make_shard, step, beam.pvalue.AsList(planned))
 
         measure = planning.ProgressReader(request.out)
-        progress.watch(lambda: request.run(build), measure, sum(kept), "images", "samples")
+        progress.watch(lambda: request.run(build), measure, sum(samples), "images", "samples")
     record |= {"finished": "shards", "image_columns": list(columns)}
     manifest.add_shards(record, plans, request.out)

@@ -1,4 +1,4 @@
-"""A shard's ledger, one row per planned uid, and what it says of the tar beside it."""
+"""A shard's ledger, one row per planned sample, and what it says of the tar beside it."""
 
 from collections.abc import Mapping
 

@@ -11,7 +11,7 @@ Between them stand counts per tar, so memory doesn't grow with the pool.
 
 A uid that the subset has k times is written k times: first all samples once, then those with a second copy once more,
 and so on. Between two copies of a sample there is thus every other that is to be seen as often, and the order follows
-from the subset and the input alone.
+from the subset and the input alone. Where the input is of the main job and has copies of its own, their first is read.
 """
 
 import contextlib

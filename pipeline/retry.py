@@ -58,11 +58,11 @@ def retry(
 def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
     """The shards of a finished run."""
     folder = storage.join(out, "work", "select")
-    kept = [
-        (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["kept"])
+    samples = [
+        (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["samples"])
         for name in storage.names(folder)
     ]
-    return planning.plan_shards(kept, record["recipe"]["shards"]["samples"])
+    return planning.plan_shards(samples, record["recipe"]["shards"]["samples"])
 
 
 def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:

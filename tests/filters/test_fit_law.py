@@ -30,6 +30,7 @@ from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.frequent_tokens import FrequentOnly, FrequentTokens
 from filters.fused_score import FusedScore, FusedScoreFraction
 from filters.negcliploss import NegClipLossFraction
+from filters.soft_cap import SoftCap
 
 SCORES = st.none() | st.floats(width=32) | st.sampled_from([0.1, 0.2, 0.25, -0.0, 0.0])
 
@@ -152,6 +153,24 @@ def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
     return pairs.map(batch)
 
 
+def soft_capped(fit: SoftCap, rows: pa.RecordBatch, dropped: int) -> Filter | None:
+    """What SoftCap must finish as: as seen in one batch, which another test compares with a race of clocks."""
+    scores = [x for x in rows["a"].to_pylist() if x is not None and math.isfinite(x)]
+    if 2 * len(scores) < rows.num_rows or len(set(scores)) < 2:
+        return None
+    made: Filter | Fit = fit
+    for _ in range(fit.passes):
+        made = made.finish(made.skip(made.add(made.empty(), rows), dropped))
+    assert made.copies(rows).sum() == (fit.samples or rows.num_rows + dropped)
+    return made
+
+
+def scores_of_uids() -> st.SearchStrategy[pa.RecordBatch]:
+    return two_scores().map(
+        lambda rows: pa.record_batch({"uid": [f"{n:032x}" for n in range(rows.num_rows)], "a": rows["a"]})
+    )
+
+
 def frequent(fit: FrequentTokens, rows: pa.RecordBatch, _: int) -> Filter:
     """What FrequentTokens must finish as: each token's cell worked out on its own, and counted."""
 
@@ -185,6 +204,8 @@ FITS = [
     (NegClipLossFraction(0.3), score_rows("negcliploss"), best_scores),
     (BestOf(0.2, "pool"), score_rows("clip_l14_similarity_score"), best_scores),
     (BestOf(0.5, "step"), score_rows("clip_l14_similarity_score"), best_scores),
+    (SoftCap({"a": 1.5}), scores_of_uids(), soft_capped),
+    (SoftCap({"a": -0.5}, samples=70, penalty=2.0, scale="min_max"), scores_of_uids(), soft_capped),
 ]
 
 
