@@ -1,6 +1,7 @@
 """Recipes: named lists of steps that choose a subset of a pool."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,6 +13,8 @@ from filters.balance import Balance
 from filters.base import Filter, Scorer, Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.duplicates import GroupSize
+from filters.frequent_tokens import FrequentTokens
 from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
@@ -118,6 +121,16 @@ RECIPES = {
             "Keeps of the 30 percent that fit best in the eyes of CLIP ViT-L/14 what image_based keeps: how "
             "DataComp-1B was made.", DATACOMP, "1.4M",
             (Published("small", 0.039, 0.144), Published("medium", 0.297, 0.328), Published("large", 0.631, 0.537)),
+        ),
+        Recipe(
+            # Alt texts of an image and tokens are of the raw pool, so they are counted before the rest. The order of
+            # the rest does not matter to the rows: what is as long has the same text. A recipe by name can't do
+            # without a file: near-duplicates of test images are left in.
+            "align",
+            (GroupSize("sha256", 1000), FrequentTokens(), ImageSize(201), AspectRatio(math.nextafter(3, 0)),
+             CaptionLength(3, 0, 20), GroupSize("text", 10)),
+            "Keeps captions of 3 to 20 frequent words that at most 10 images share, of images that are neither small "
+            "nor stretched and have at most 1,000 captions.", "ALIGN (arXiv:2102.05918)",
         ),
         Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),

@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 
 from metadata.errors import CurateError
 
@@ -76,13 +77,12 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-class _WithoutPandas:
-    """A finder that finds pandas missing."""
+class _WithoutPandas(PathFinder):
+    """Python's own finder, to which pandas is not installed; it raises nothing, as torch asks which packages are."""
 
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname == "pandas" else super().find_spec(fullname, path, target)
 
 
 def entry() -> None:
@@ -101,7 +101,7 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    sys.meta_path.insert(0, _WithoutPandas)
+    sys.meta_path = [_WithoutPandas if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
@@ -123,6 +123,26 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
     module.add_arguments(parser)
     return module.run(parser.parse_args(argv))
+
+
+def add_columns_argument(parser: argparse._ActionsContainer) -> None:
+    """What a pool calls our columns."""
+    parser.add_argument(
+        "--columns",
+        metavar="OURS=THEIRS,…",
+        type=_columns,
+        default={},
+        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
+    )
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(ours and sign for ours, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
+        )
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, positive
-from metadata.errors import CurateError
+from jobs.cli import COMMANDS, Parser, add_columns_argument, positive
+from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
 From a pool of image-text pairs to a DataComp subset file and webdataset shards: chooses rows by a recipe, fetches the
@@ -69,13 +69,7 @@ def add_pool_arguments(group: argparse._ActionsContainer) -> None:
         "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
     )
     group.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
-    group.add_argument(
-        "--columns",
-        metavar="OURS=THEIRS,…",
-        type=_columns,
-        default={},
-        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
-    )
+    add_columns_argument(group)
     group.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
 
 
@@ -108,7 +102,7 @@ def recipe_of(args: argparse.Namespace):
     from pipeline.pools import entry_lists
 
     lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
-    return recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, dict(args.file))
+    return recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
 
 
 def add_image_arguments(group: argparse._ActionsContainer) -> None:
@@ -251,20 +245,22 @@ def _default_out(args: argparse.Namespace, recipe: str) -> str:
     return "-".join(filter(None, [f"runs/{pool.replace(':', '-')}", args.scale, recipe]))
 
 
-def _columns(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(ours and sign for ours, sign, _ in pairs):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
-        )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
 def _file(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is given, but NAME=PATH is needed, as in targets=imagenet.npy")
     return name, path
+
+
+def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Paths by name; a name that comes twice is an error."""
+    files: dict[str, str] = {}
+    for name, path in pairs:
+        if name in files:
+            raise CurateError(f"--file {printable(name)}: is given twice ({printable(files[name])}, "
+                              f"{printable(path)}), but a name stands for one file. Leave one out.")  # fmt: skip
+        files[name] = path
+    return files
 
 
 def _fraction(text: str) -> float:

@@ -10,8 +10,9 @@
         work/iteration-NNN.npz    the centroids after so many iterations
 
 The sample is the rows with the smallest hashes of (uid, seed), and its order that of the hashes: it is the same however
-the pool is cut into files. It stays on disk in the type it has in the pool, and faiss converts it block by block. So
-memory is about three times the centroids, 24 bytes for each of its rows, and some 100 MB of blocks.
+the pool is cut into files. It stays on disk in the type it has in the pool, and faiss converts it block by block, in
+every iteration; a small one is converted once. So memory is about three times the centroids, 24 bytes for each of its
+rows, and some 100 MB of blocks, or 256 MB of a small sample.
 """
 
 import contextlib
@@ -36,6 +37,9 @@ from pipeline.progress import Line
 
 #: Rows that are put in their places at a time.
 _ROWS = 8192
+
+#: A sample that takes no more bytes as float32 is held so: converting would take longer than few centroids do.
+_SMALL = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +79,8 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
     found = inspect(pool, ["uid", asked.embedding])
     if found.rows < asked.number:
         raise _too_few(asked, f"--pool {pool.name} has {found.rows:,} rows")
-    identity = {"pool": pool.name, "files_sha256": _hash_of_files(found), **dataclasses.asdict(asked)}
+    identity = {"pool": pool.name, "columns": dict(pool.columns), "files_sha256": _hash_of_files(found),
+                **dataclasses.asdict(asked)}  # fmt: skip
     about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)
@@ -250,6 +255,8 @@ def _cluster(asked: Asked, work: str) -> tuple[np.ndarray, list[float]]:
     """The centroids, and of each iteration the mean cosine of rows with the centroid nearest to them before it."""
     sample = np.load(storage.join(work, "sample.npy"), mmap_mode="r", allow_pickle=False)
     done, centroids, cosines = _checkpoint(work, features.widen(sample[: asked.number]))
+    if 4 * sample.size <= _SMALL:
+        sample = features.widen(sample)
     with _line("clustering", "rows", asked.iterations * len(sample), done * len(sample)) as line:
         for number in range(done + 1, asked.iterations + 1):
             centroids, total = iterate(sample, centroids)
@@ -290,8 +297,10 @@ def iterate(sample: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, floa
     # All rows count, however many or few there are.
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 1 << 30
     faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), clustering.centroids)
-    codec = (faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16) if sample.dtype == np.float16
-             else faiss.IndexFlat(dims))  # fmt: skip
-    clustering.train_encoded(sample.view(np.uint8), codec, faiss.IndexFlatIP(dims))
+    if sample.dtype == np.float16:
+        codec = faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16)
+        clustering.train_encoded(sample.view(np.uint8), codec, faiss.IndexFlatIP(dims))
+    else:
+        clustering.train(sample, faiss.IndexFlatIP(dims))
     found = faiss.vector_to_array(clustering.centroids).reshape(number, dims)
     return found, float(clustering.iteration_stats.at(0).obj)

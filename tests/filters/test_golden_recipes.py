@@ -132,8 +132,8 @@ def best(rows: list[dict], table: pa.Table) -> list[dict]:
     return list(filter(top_30_percent("l14", table), rows))
 
 
-#: Those that need neither features nor files that the user gives.
-BY_ROWS = [name for name in RECIPES if not file_names(RECIPES[name]) and name != "negcliploss"]
+#: Those that need neither features, nor files that the user gives, nor groups, which are brought together elsewhere.
+BY_ROWS = [name for name in RECIPES if not file_names(RECIPES[name]) and name not in ("align", "negcliploss")]
 
 
 @pytest.mark.parametrize("nulls", [False, True], ids=["as_published", "with_nulls"])

@@ -13,7 +13,7 @@ import pytest
 
 from filters import recipes
 from filters.balance import Balance
-from filters.base import Filter, Fit, Grouping
+from filters.base import Step
 from filters.clip_score import ClipScore
 from filters.image_based import ImageBased
 from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, file_names, open_recipe, recipe_columns
@@ -26,7 +26,7 @@ POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "text_based", "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim", "semdedup",
+        "text_based", "image_based", "datacomp_1b", "align", "negcliploss", "negcliploss_normsim", "semdedup",
         "m_flyt", "m_flyt_scs",
         "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_each_says_what_it_is(recipe: Recipe) -> None:
     assert recipe.rows_at_small.endswith("M") or "small" not in [result.scale for result in recipe.expected]
     assert recipe.samples_per_shard == 10_000
     assert all(0 < number < 1 for result in recipe.expected for number in result[1:])
-    assert all(isinstance(step, Filter | Fit | Grouping) for step in recipe.steps)
+    assert all(isinstance(step, Step) for step in recipe.steps)
 
 
 def test_the_default_balances_the_best_published() -> None:

@@ -80,6 +80,7 @@ def test_a_folder_of_other_things_is_left_alone(curate, toy_pool, tmp_path):
         (["--pool", "{pool}", "--min-kept", "3"], 2, "a number from 0 to 1"),
         (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
+        (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
         (["retri", "x"], 2, "Did you mean 'retry'?"),
         (["retry", "{pool}", "--status", "timeout"], 1, "holds no run whose shards are finished"),
