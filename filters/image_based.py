@@ -11,7 +11,7 @@ from filters import features, vectors
 from filters.base import Filter
 from filters.nearest import Nearest
 from metadata.errors import unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ImageBased(Filter):
     paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
-        if self.embedding not in FEATURES:
+        if not is_feature(self.embedding):
             raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         object.__setattr__(self, "columns", (self.embedding,))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from filters.features import inner
-from filters.vectors import Vectors
+from filters.vectors import Vectors, check_dims
 
 #: Products are taken of so many rows with so many vectors at a time: 32 MB of float32.
 _ROWS = 1024
@@ -41,6 +41,7 @@ class Nearest:
         Returns:
             int64, shape (rows,).
         """
+        check_dims(rows, self.vectors.shape[1])
         index, largest = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
         slack = np.float32(1.01 * self.slack) * np.sqrt(np.einsum("ij,ij->i", rows, rows))
         space = np.empty(_ROWS * min(_VECTORS, len(self.vectors)), np.float32)

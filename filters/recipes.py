@@ -110,6 +110,11 @@ RECIPES = {
             (Published("small", 0.039, 0.144), Published("medium", 0.297, 0.328), Published("large", 0.631, 0.537)),
         ),
         Recipe(
+            "dfn", (ClipScoreFraction("dfn", 0.15),),
+            "Keeps the 15 percent that fit best in the eyes of a data filtering network, a CLIP of clean pairs: needs "
+            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)",
+        ),
+        Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),
             "Keeps the 30 percent that fit best, less how well they fit other pairs.", "negCLIPLoss (arXiv:2405.19547)",
         ),

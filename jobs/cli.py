@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 
 from metadata.errors import CurateError
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
     "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
+    "score": "a model's scores and features of a pool's images and captions, beside the pool's own columns",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
 }
 
@@ -57,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-class _WithoutPandas:
-    """A finder that finds pandas missing."""
+class _WithoutPandas(PathFinder):
+    """Python's own finder, to which pandas is not installed; it raises nothing, as torch asks which packages are."""
 
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname == "pandas" else super().find_spec(fullname, path, target)
 
 
 def entry() -> None:
@@ -81,7 +82,7 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    sys.meta_path.insert(0, _WithoutPandas)
+    sys.meta_path = [_WithoutPandas if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
@@ -102,7 +103,16 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
     module.add_arguments(parser)
-    return module.run(parser.parse_args(argv))
+    args, rest = parser.parse_known_args(argv)
+    if rest and "runner" not in args:
+        parser.refuse(rest)
+    if "runner" in args:
+        args.beam_options = rest
+        if rest:
+            from jobs import engines
+
+            engines.check_beam_options(rest, args.runner, parser)
+    return module.run(args)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from filters import recipes
 from filters.base import Fit, Step
 from metadata.errors import CurateError
-from metadata.schema import FEATURES
+from metadata.schema import is_feature
 from pipeline import folder, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
@@ -104,7 +104,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     choice = select.Choice(
         folder=request.out,
         checkpoints=select.checkpoints(steps),
-        kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and c not in FEATURES),
+        kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and not is_feature(c)),
         scorers=recipes.scorers(request.recipe),
         partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
         keep_dropped=request.keep_dropped,
