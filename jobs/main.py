@@ -28,21 +28,7 @@ def parser() -> Parser:
         epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.",
     )
     pool = result.add_argument_group("the pool")
-    pool.add_argument(
-        "--pool",
-        metavar="NAME|ADDRESS",
-        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs none "
-        "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
-    )
-    pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
-    pool.add_argument(
-        "--columns",
-        metavar="OURS=THEIRS,…",
-        type=_columns,
-        default={},
-        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
-    )
-    pool.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
+    add_pool_arguments(pool)
 
     choosing = result.add_argument_group("choosing")
     choosing.add_argument(
@@ -91,13 +77,27 @@ def parser() -> Parser:
     )
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
-    running.add_argument(
-        "--runner",
-        default="local",
-        metavar="NAME",
-        help="local, or any runner of Beam's such as flink, spark, dataflow",
-    )
+    add_runner_argument(running)
     return result
+
+
+def add_pool_arguments(group: argparse._ActionsContainer) -> None:
+    """Which pool: for the main job and `curate score`."""
+    group.add_argument(
+        "--pool",
+        metavar="NAME|ADDRESS",
+        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs none "
+        "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
+    )
+    group.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
+    group.add_argument(
+        "--columns",
+        metavar="OURS=THEIRS,…",
+        type=_columns,
+        default={},
+        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
+    )
+    group.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
 
 
 def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
@@ -133,6 +133,16 @@ def add_running_arguments(group: argparse._ActionsContainer) -> None:
         type=positive,
         default=os.cpu_count() or 1,
         help="processes of the local runner (default: the number of cores, %(default)s here)",
+    )
+
+
+def add_runner_argument(group: argparse._ActionsContainer) -> None:
+    """Where the job runs."""
+    group.add_argument(
+        "--runner",
+        default="local",
+        metavar="NAME",
+        help="local, or any runner of Beam's such as flink, spark, dataflow",
     )
 
 

@@ -12,6 +12,7 @@ from pipeline import storage
 #: Everything a run writes beside run.json; nothing else in a folder is ever touched.
 OUTPUTS = (
     "manifest.json", "subset.npy", "kept", "dropped", "shards", "work", "entry_counts.parquet", "balance.svg",
+    "metadata", "scores.json",
 )  # fmt: skip
 
 

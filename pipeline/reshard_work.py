@@ -74,7 +74,7 @@ def index_tar(job: Job, name: str) -> int:
         samples = tars.samples(tar)
         while batch := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
             count += len(batch)
-            raw = binascii.unhexlify(b"".join([_uid(tar, sample) for sample in batch]))
+            raw = binascii.unhexlify(b"".join([sample_uid(tar, sample) for sample in batch]))
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
             chosen = np.flatnonzero(copies)
             found = [batch[i] for i in chosen]
@@ -110,7 +110,7 @@ def read_index(job: Job, name: str) -> Mapping[str, np.ndarray]:
 _FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*[,}]')
 
 
-def _uid(tar: tars.Source, sample: tars.Sample) -> bytes:
+def sample_uid(tar: tars.Source, sample: tars.Sample) -> bytes:
     """The uid in a sample's json, 32 hexadecimal digits."""
     if sample.length > _MAX_SAMPLE_BYTES:
         raise unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")
