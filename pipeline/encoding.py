@@ -13,7 +13,7 @@ import dataclasses
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -93,7 +93,7 @@ def encode_parts(parts: Sequence[Part], model: Model, job: EncodeJob) -> list[in
             made = _encode(images, model, job, threads, progress_writer(job.out, part.number))
             images.close()
             with storage.atomic(part_path(job.out, part.number)) as file:
-                np.savez(file, **made)
+                np.savez(file, **made)  # type: ignore[arg-type]
     return [part.number for part in parts]
 
 
@@ -103,8 +103,10 @@ def _encode(
     """A part's arrays. A batch is always of the same rows, so that it gives the same numbers whoever works on it."""
     rows, counts = len(images.rows), collections.Counter[str]()
     shape = (rows, job.dims)
-    made = {"img": np.full(shape, np.nan, np.float16), "txt": np.full(shape, np.nan, np.float16),
-            "score": np.full(rows, np.nan, np.float32), "status": np.empty(rows, np.uint8)}  # fmt: skip
+    made: dict[str, np.ndarray] = {
+        "img": np.full(shape, np.nan, np.float16), "txt": np.full(shape, np.nan, np.float16),
+        "score": np.full(rows, np.nan, np.float32), "status": np.empty(rows, np.uint8),
+    }  # fmt: skip
     ahead = _decode(images, range(min(job.batch, rows)), model, threads)
     for start in range(0, rows, job.batch):
         pixels, statuses = zip(*(decoded.result() for decoded in ahead), strict=True)
@@ -199,7 +201,7 @@ class _Images:
             if not place.done():
                 place.set_exception(failure)
 
-    def _found(self) -> Iterator[tuple[int, str, bytes]]:
+    def _found(self) -> Generator[tuple[int, str, bytes], None, None]:
         """Each row's number, status and image, in the order in which they come."""
         if self.job.shards:
             yield from self._from_shards()

@@ -18,7 +18,7 @@ from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
-from pipeline.reshard import file_size
+from pipeline.reshard import file_size, is_inside
 
 #: What CommonPool calls the models whose scores it has.
 NAMES = {"ViT-B-32": "b32", "ViT-L-14": "l14"}
@@ -66,6 +66,10 @@ def score(request: Request) -> dict[str, Any]:
     """
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
+    for option, path in ("--pool", pool.address), ("--shards", request.shards or "/"):
+        if is_inside(path, request.out) or (option == "--pool" and is_inside(request.out, path)):
+            raise CurateError(f"--out {request.out}: lies in {option} {path}, or that in it, but what is read must not "
+                              f"be written over. Give another --out.")  # fmt: skip
     shards = shard_index.tar_folder(request.shards.rstrip("/")) if request.shards else ""
     tars = shard_index.tar_names(shards) if shards else []
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
@@ -105,8 +109,8 @@ def _about_model(request: Request) -> tuple[dict[str, str], int]:
     name = request.name or NAMES.get(model.name.removesuffix("-quickgelu"))
     if name is None or not MODEL_NAME.fullmatch(name):
         given = "no --as was given" if name is None else f"--as {printable(name)}: is no lower-case word"
-        raise CurateError(f"--model {printable(model.name)}: {given}, but columns are called by one, as l14 in l14_img. "
-                          f"Give --as WORD, such as dfn.")  # fmt: skip
+        raise CurateError(f"--model {printable(model.name)}: {given}, but columns are called by one, as l14 in "
+                          f"l14_img. Give --as WORD, such as dfn.")  # fmt: skip
     dims = model.encode_texts([""]).shape[1]
     if (known := FEATURES.get(f"{name}_img")) and known.type.list_size != dims:
         raise CurateError(f"--as {name}: is of {known.type.list_size} dimensions, but {model.name} has {dims}. Give "
@@ -118,7 +122,8 @@ def _plan(
     found: pieces.Inspection, pool: Pool, model: str
 ) -> tuple[list[scored_files.ScoredFile], list[encoding.Part]]:
     """The files to be written, and the parts they are made of, in the pool's order."""
-    parts, files = [], []
+    parts: list[encoding.Part] = []
+    files: list[scored_files.ScoredFile] = []
     for piece in found.pieces:
         for start in range(0, piece.rows, encoding.PART_ROWS):
             stop = min(piece.rows, start + encoding.PART_ROWS)
