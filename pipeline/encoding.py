@@ -85,15 +85,18 @@ def part_path(out: str, number: int) -> str:
 def encode_parts(parts: Sequence[Part], model: Model, job: EncodeJob) -> list[int]:
     """Writes the parts that are not there, in order, each when it is whole; gives the numbers of all."""
     todo = [part for part in parts if not storage.exists(part_path(job.out, part.number))]
-    with ThreadPoolExecutor(job.threads) as threads, contextlib.ExitStack() as stack:
-        following = stack.enter_context(_Images(todo[0], job)) if todo else None
-        for part, after in zip(todo, [*todo[1:], None], strict=True):
-            images, following = following, stack.enter_context(_Images(after, job)) if after else None
-            assert images is not None
-            made = _encode(images, model, job, threads, progress_writer(job.out, part.number))
+    waiting = collections.deque(_Images(part, job) for part in todo[:1])
+    try:
+        with ThreadPoolExecutor(job.threads) as threads:
+            for place, part in enumerate(todo, 1):
+                with waiting.popleft() as images:
+                    waiting.extend(_Images(after, job) for after in todo[place : place + 1])
+                    made = _encode(images, model, job, threads, progress_writer(job.out, part.number))
+                with storage.atomic(part_path(job.out, part.number)) as file:
+                    np.savez(file, **made)  # type: ignore[arg-type]
+    finally:
+        for images in waiting:
             images.close()
-            with storage.atomic(part_path(job.out, part.number)) as file:
-                np.savez(file, **made)  # type: ignore[arg-type]
     return [part.number for part in parts]
 
 

@@ -98,6 +98,11 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     try:
         network = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
     except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
+        if not os.path.isfile(pretrained):
+            raise CurateError(
+                f"--pretrained {printable(pretrained)}: these weights of {name} are not here whole, and can't be fetched "
+                f"({reason(error)}), but no model works without. Connect this machine to the net, or give a checkpoint."
+            ) from error
         raise CurateError(
             f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the weights are "
             f"needed. Fetch it again, or give its model."
