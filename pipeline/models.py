@@ -100,7 +100,7 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
         if not os.path.isfile(pretrained):
             raise CurateError(
-                f"--pretrained {printable(pretrained)}: these weights of {name} are not here whole, and can't be fetched "
+                f"--pretrained {printable(pretrained)}: weights of {name} that are not here whole, and can't be had "
                 f"({reason(error)}), but no model works without. Connect this machine to the net, or give a checkpoint."
             ) from error
         raise CurateError(
