@@ -119,8 +119,8 @@ class Grouping(Step):
     is_told_by_sample: ClassVar[bool] = False  # rows of a group are rarely in one sample
     #: So many of a group decide about it, the first in order: all others are dropped, however many they are.
     deciding: int = sys.maxsize
-    #: The feature that a group's rows are compared by, which the pipeline brings along with them; "" for none.
-    carried: str = ""
+    #: The feature that a group's rows are compared by, which the pipeline brings along with them, and its dimensions.
+    carried: tuple[str, int] | None = None
     #: Whether a row that is in no group stays.
     keeps_others: ClassVar[bool] = True
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 from filters import features, nearest, vectors
 from filters.base import Filter
 from metadata.errors import unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ImageBased(Filter):
     paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
-        if self.embedding not in FEATURES:
+        if not is_feature(self.embedding):
             raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         object.__setattr__(self, "columns", (self.embedding,))
 

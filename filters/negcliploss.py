@@ -15,6 +15,7 @@ from filters.best import Best
 from filters.features import TOLERANCE, inner, matrix, unit, unit_blocks
 from metadata import uids as uid
 from metadata.errors import CurateError, unknown
+from metadata.schema import MODEL_NAME, MODELS
 
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 1024
@@ -102,8 +103,8 @@ class NegClipLossScores(Scorer):
     is_of_piece = True
 
     def __post_init__(self) -> None:
-        if self.embedding not in ("l14", "b32"):
-            raise unknown("embedding", self.embedding, ("l14", "b32"), where="negcliploss")
+        if not MODEL_NAME.fullmatch(self.embedding):
+            raise unknown("embedding", self.embedding, MODELS, where="negcliploss")
         _check(self.batch, self.tau, self.draws)
         object.__setattr__(self, "columns", ("uid", f"{self.embedding}_img", f"{self.embedding}_txt"))
 
@@ -144,7 +145,7 @@ class NegClipLossFraction(Best):
 
     Args:
         fraction: above 0, below 1; 0.3 in the paper.
-        embedding: whose features: `l14` or `b32`; the others are as in `scores`.
+        embedding: whose features: `l14`, `b32` or a name given to `curate score`; the others are as in `scores`.
 
     Source: negCLIPLoss (arXiv:2405.19547).
     """

@@ -133,6 +133,11 @@ RECIPES = {
             "nor stretched and have at most 1,000 captions.", "ALIGN (arXiv:2102.05918)",
         ),
         Recipe(
+            "dfn", (ClipScoreFraction("dfn", 0.15),),
+            "Keeps the 15 percent that fit best in the eyes of a data filtering network, a CLIP of clean pairs: needs "
+            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)",
+        ),
+        Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),
             "Keeps the 30 percent that fit best, less how well they fit other pairs.", "negCLIPLoss (arXiv:2405.19547)",
         ),

@@ -12,7 +12,7 @@ from filters.base import ROW, Grouping
 from filters.features import inner, matrix, unit_blocks, widen
 from metadata import balancing, uids
 from metadata.errors import CurateError, unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 #: What stays of rows that are alike, and what the cosine with the centroid is multiplied by so that it comes first.
 KEEP = {"hard": 1, "easy": -1}
@@ -57,9 +57,10 @@ class SemanticDistinct(Grouping):
     keeps_others: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for kind, given, known in (("keep", self.keep, KEEP), ("embedding", self.embedding, FEATURES)):
-            if given not in known:
-                raise unknown(kind, given, known, where=self.name)
+        if self.keep not in KEEP:
+            raise unknown("keep", self.keep, KEEP, where=self.name)
+        if not is_feature(self.embedding):
+            raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         if not 0 < self.eps < 1:
             raise CurateError(f"{self.name}: eps is {self.eps:g}, but rows with a cosine above 1 - eps are held for "
                               f"the same. Give a number above 0 and below 1, such as 0.05.")  # fmt: skip
@@ -67,8 +68,8 @@ class SemanticDistinct(Grouping):
         object.__setattr__(self, "columns", ("uid", self.embedding))
 
     @property
-    def carried(self) -> str:  # type: ignore[override]
-        return self.embedding
+    def carried(self) -> tuple[str, int]:  # type: ignore[override]
+        return self.embedding, nearest.load(self.centroids, self.embedding, self._where).vectors.shape[1]
 
     def describe(self) -> dict[str, Any]:
         """The parameters, but the centroids by their sha256; raises CurateError if they can't be read."""

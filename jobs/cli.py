@@ -24,6 +24,7 @@ COMMANDS = {
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
     "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
+    "score": "a model's scores and features of a pool's images and captions, beside the pool's own columns",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
     "train": "train a CLIP model on the shards of runs, as DataComp does",
 }
@@ -122,7 +123,16 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
     module.add_arguments(parser)
-    return module.run(parser.parse_args(argv))
+    args, rest = parser.parse_known_args(argv)
+    if rest and "runner" not in args:
+        parser.refuse(rest)
+    if "runner" in args:
+        args.beam_options = rest
+        if rest:
+            from jobs import engines
+
+            engines.check_beam_options(rest, args.runner, parser)
+    return module.run(args)
 
 
 def add_columns_argument(parser: argparse._ActionsContainer) -> None:

@@ -51,17 +51,12 @@ def parser() -> Parser:
     )
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
-    running.add_argument(
-        "--runner",
-        default="local",
-        metavar="NAME",
-        help="local, or any runner of Beam's such as flink, spark, dataflow",
-    )
+    add_runner_argument(running)
     return result
 
 
 def add_pool_arguments(group: argparse._ActionsContainer) -> None:
-    """Which pool: for the main job and `curate plan`."""
+    """Which pool: for the main job, `curate plan` and `curate score`."""
     group.add_argument(
         "--pool",
         metavar="NAME|ADDRESS",
@@ -156,6 +151,16 @@ def add_running_arguments(group: argparse._ActionsContainer) -> None:
         type=positive,
         default=os.cpu_count() or 1,
         help="processes of the local runner (default: the number of cores, %(default)s here)",
+    )
+
+
+def add_runner_argument(group: argparse._ActionsContainer) -> None:
+    """Where the job runs."""
+    group.add_argument(
+        "--runner",
+        default="local",
+        metavar="NAME",
+        help="local, or any runner of Beam's such as flink, spark, dataflow",
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from filters.features import matrix
-from metadata.schema import FEATURES
+from metadata.schema import known
 from pipeline import storage
 
 #: Rows that are copied at a time: up to 12 MB.
@@ -15,22 +15,23 @@ _ROWS = 8192
 _AHEAD = 1024
 
 
-def row_dtype(feature: str) -> np.dtype:
+def row_dtype(feature: str, dims: int) -> np.dtype:
     """A row of that feature's numbers, in the type that the pool has them in; arrays of it get a dimension more."""
-    kind = FEATURES[feature].type
-    return np.dtype((f"<f{kind.value_type.bit_width // 8}", (kind.list_size,)))
+    column = known(feature)
+    assert column is not None
+    return np.dtype((f"<f{column.type.value_type.bit_width // 8}", (dims,)))
 
 
 class Carried:
     """Rows of a feature in a file without a name, which is gone with the process or when it is closed."""
 
-    def __init__(self, feature: str, folder: str) -> None:
+    def __init__(self, feature: str, dims: int, folder: str) -> None:
         """Opens a file.
 
         Args:
             folder: where the file takes its room, if that is a folder of this machine.
         """
-        self.kind, self.number = row_dtype(feature), 0
+        self.kind, self.number = row_dtype(feature, dims), 0
         self.folder = folder if storage.is_local(folder) and storage.exists(folder) else tempfile.gettempdir()
         self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
 

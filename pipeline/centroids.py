@@ -29,7 +29,7 @@ from filters import features
 from metadata import uids
 from metadata.balancing import row_hashes
 from metadata.errors import CurateError, unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 from pipeline import folder, storage
 from pipeline.pieces import Inspection, Piece, batches, inspect
 from pipeline.pools import Pool
@@ -85,7 +85,7 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)
     with folder.claim(work, identity, overwrite):
-        made = _sample(found.pieces, asked, storage.join(work, "work"))
+        made = _sample(found, asked, storage.join(work, "work"))
         centroids, cosines = _cluster(asked, storage.join(work, "work"))
         with storage.atomic(out) as file:
             np.save(file, centroids)
@@ -97,7 +97,7 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
 
 
 def _check(asked: Asked, out: str) -> None:
-    if asked.embedding not in FEATURES:
+    if not is_feature(asked.embedding):
         raise unknown("embedding", asked.embedding, FEATURES, where="--embedding")
     if asked.sample < asked.number:
         raise _too_few(asked, f"--sample is {asked.sample:,} rows")
@@ -152,16 +152,16 @@ def _line(label: str, unit: str, total: int, already: int = 0) -> Iterator[Line]
 # The sample.
 
 
-def _sample(pieces: Sequence[Piece], asked: Asked, work: str) -> dict[str, int]:
+def _sample(found: Inspection, asked: Asked, work: str) -> dict[str, int]:
     """Writes the sample; gives {"sample_rows": of it, "left_out": rows of it without features}."""
-    marker = storage.join(work, "sample.json")
+    marker, pieces = storage.join(work, "sample.json"), found.pieces
     if not storage.exists(marker):
         last, folder_of_pieces = _last(pieces, asked, work), storage.join(work, "pieces")
         with _line(f"reading {asked.embedding}", "rows", sum(piece.rows for piece in pieces)) as line:
             for piece in pieces:
                 _gather(piece, asked, last, storage.join(folder_of_pieces, piece.name))
                 line.show(piece_end(pieces, piece), last=piece is pieces[-1])
-        made = _order(pieces, asked, work)
+        made = _order(pieces, found.schema.field(asked.embedding).type, work)
         if made["sample_rows"] < asked.number:
             raise _too_few(asked, f"of the sample {made['sample_rows']:,} rows have features")
         storage.write_json(marker, made)
@@ -210,9 +210,12 @@ def _gather(piece: Piece, asked: Asked, last: int, path: str) -> None:
         np.savez(file, hashes=np.concatenate(found), left_out=left_out)
 
 
-def _order(pieces: Sequence[Piece], asked: Asked, work: str) -> dict[str, int]:
-    """Writes the pieces' rows as one array, by hash; gives how many there are, and how many were left out."""
-    kind = FEATURES[asked.embedding].type
+def _order(pieces: Sequence[Piece], kind: Any, work: str) -> dict[str, int]:
+    """Writes the pieces' rows as one array, by hash; gives how many there are, and how many were left out.
+
+    Args:
+        kind: the Arrow type of their features.
+    """
     dims, dtype = kind.list_size, np.dtype(f"f{kind.value_type.bit_width // 8}")
     hashes, left_out, parts = [], 0, []
     for piece in pieces:

@@ -13,7 +13,7 @@ from filters import recipes
 from filters.base import Fit, Grouping, Step
 from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
-from metadata.schema import FEATURES
+from metadata.schema import is_feature
 from pipeline import folder, groups, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
@@ -96,7 +96,7 @@ def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = 
     return select.Choice(
         folder=out,
         checkpoints=select.checkpoints(recipe.steps),
-        kept_columns=tuple(c for c in recipes.recipe_columns(recipe) if c != "uid" and c not in FEATURES),
+        kept_columns=tuple(c for c in recipes.recipe_columns(recipe) if c != "uid" and not is_feature(c)),
         scorers=recipes.scorers(recipe),
         partitions=1 << min(max(3, (most // _PARTITION_ROWS).bit_length()), select.MAX_PARTITION_BITS),
         keep_dropped=keep_dropped,

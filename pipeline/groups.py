@@ -54,8 +54,8 @@ def _spread(
     with _carrying(step, choice.folder) as carried:
         for batch in select.reaching(piece, filters, step, choice):
             rows = step.rows(batch)
-            if carried:
-                carried.add(batch.column(step.carried), rows["row"])
+            if carried and step.carried:
+                carried.add(batch.column(step.carried[0]), rows["row"])
             rows["row"] += reached
             found.append(rows)
             reached += batch.num_rows
@@ -77,7 +77,7 @@ def _spread(
 
 def _carrying(step: Grouping, folder: str) -> contextlib.AbstractContextManager[Carried | None]:
     """What holds the features that the step compares rows by; None if it compares by none."""
-    return Carried(step.carried, folder) if step.carried else contextlib.nullcontext()
+    return Carried(*step.carried, folder) if step.carried else contextlib.nullcontext()
 
 
 def _order(rows: np.ndarray) -> np.ndarray:

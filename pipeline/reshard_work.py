@@ -74,7 +74,7 @@ def index_tar(job: Job, name: str) -> int:
         samples = tars.samples(tar)
         while batch := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
             count += len(batch)
-            found_uids = [_uid(tar, sample) for sample in batch]
+            found_uids = [sample_uid(tar, sample) for sample in batch]
             batch = [sample for sample, uid in zip(batch, found_uids, strict=True) if uid]
             raw = binascii.unhexlify(b"".join(filter(None, found_uids)))
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
@@ -113,7 +113,7 @@ def read_index(job: Job, name: str) -> Mapping[str, np.ndarray]:
 _FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*(,\s*"copy"\s*:\s*[1-9]\d*\s*)?[,}]')
 
 
-def _uid(tar: tars.Source, sample: tars.Sample) -> bytes | None:
+def sample_uid(tar: tars.Source, sample: tars.Sample) -> bytes | None:
     """The uid in a sample's json, 32 hexadecimal digits; None for a further copy of a sample."""
     if sample.length > _MAX_SAMPLE_BYTES:
         raise unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")

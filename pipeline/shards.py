@@ -11,9 +11,7 @@ import collections
 import contextlib
 import hashlib
 import itertools
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -78,7 +76,7 @@ def write_shard(
     if len(planned) > samples_per_shard:
         raise ValueError(f"shard {shard}: {len(planned)} rows, but there are keys for {samples_per_shard}.")
     keys = [sample_key(shard, index, samples_per_shard) for index in range(len(planned))]
-    with _scratch(folder) as scratch:
+    with storage.scratch(folder) as scratch:
         outcomes = _fetch(keys, planned, fetch, images, scratch, on_progress)
         # An old ledger must not be found beside a new tar.
         storage.remove(storage.join(folder, ledger_name(shard)))
@@ -122,7 +120,7 @@ def retry_shard(
                           f"from. Remove the ledger to have the shard made anew.")
     if not again:
         return before, before
-    with _scratch(folder) as scratch:
+    with storage.scratch(folder) as scratch:
         chosen = [keys[index] for index in again], [planned[index] for index in again]
         new = dict(zip(again, _fetch(chosen[0], chosen[1], fetch, images, scratch, on_progress), strict=True))
         outcomes = [_later(outcome, new.get(index)) for index, outcome in enumerate(old)]
@@ -130,15 +128,6 @@ def retry_shard(
         if any(outcome.length for outcome in outcomes):
             tar = _merge_tar(storage.join(folder, tar_name(shard)), keys, outcomes, scratch)
     return before, _write_ledger(folder, shard, keys, planned, outcomes, tar)
-
-
-@contextlib.contextmanager
-def _scratch(folder: str) -> Iterator[BinaryIO]:
-    """A file without a name, gone with the process whatever happens, where there must be room for a shard anyway."""
-    if storage.is_local(folder):
-        os.makedirs(folder, exist_ok=True)
-    with storage.naming(folder), tempfile.TemporaryFile(dir=folder if storage.is_local(folder) else None) as file:
-        yield file
 
 
 def _fetch(

@@ -12,6 +12,7 @@ import json
 import os
 import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -98,6 +99,15 @@ def atomic(path: str) -> Iterator[BinaryIO]:
         raise
     with reaching(path):
         file.commit()
+
+
+@contextlib.contextmanager
+def scratch(folder: str) -> Iterator[BinaryIO]:
+    """A file without a name, gone with the process whatever happens, where there must be room for `folder` anyway."""
+    if is_local(folder):
+        os.makedirs(folder, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder if is_local(folder) else None) as file:
+        yield file
 
 
 def write(path: str, data: bytes | memoryview) -> None:

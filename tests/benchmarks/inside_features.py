@@ -83,7 +83,7 @@ def semdedup(rows: int, clusters: int) -> Pair:
     values, keys = values[in_file], keys[in_file]
     order = np.argsort(keys["high"], kind="stable")
     sizes, places = _sizes_and_places(keys[order])
-    carried = Carried("l14_img", tempfile.gettempdir())
+    carried = Carried("l14_img", 768, tempfile.gettempdir())
     carried.add(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), DIMS), np.arange(rows))
 
     def ours() -> np.ndarray:

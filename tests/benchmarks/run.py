@@ -13,7 +13,8 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "size")
+NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "score",
+         "size")  # fmt: skip
 
 
 def main() -> int:

@@ -146,7 +146,7 @@ MISTAKES = [
     ("{name: a, steps: [{clip_score: {fraction: 0.1}}]}", "model is missing"),
     ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
     ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
-    ("{name: a, steps: [{clip_score: {model: vit, threshold: 0.2}}]}", "unknown model 'vit'. Known: b32, l14."),
+    ("{name: a, steps: [{clip_score: {model: ViT, threshold: 0.2}}]}", "unknown model 'ViT'. Known: b32, l14."),
     ("{name: a, steps: [{image_based: {centroids: a.npy}}]}", "step 1 (image_based): targets is missing"),
     ("{name: a, steps: [{image_based: {centroids: a, targets: b, embedding: c}}]}", "unknown embedding 'c'"),
     ("{name: a, steps: [{normsim: a.npy}]}", "(normsim): has neither of threshold and fraction, but exactly one"),

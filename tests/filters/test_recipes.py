@@ -26,7 +26,7 @@ POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "text_based", "image_based", "datacomp_1b", "align", "negcliploss", "negcliploss_normsim", "semdedup",
+        "text_based", "image_based", "datacomp_1b", "align", "dfn", "negcliploss", "negcliploss_normsim", "semdedup",
         "m_flyt", "m_flyt_scs",
         "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
@@ -92,8 +92,9 @@ def test_each_opens_on_commonpools_columns(name: str, tmp_path: pathlib.Path) ->
     recipe = open_recipe(name, lists, files)
     assert recipe.steps == tuple(step.with_files(lists | files) for step in RECIPES[name].steps)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
-    assert set(recipe_columns(recipe)) <= set(KNOWN)
-    check(recipe, POOL)
+    added = ["clip_dfn_similarity_score"] if name == "dfn" else []  # by `curate score`
+    assert set(recipe_columns(recipe)) <= {*KNOWN, *added}
+    check(recipe, pa.schema([*POOL, *((column, pa.float32()) for column in added)]))
     described = describe(recipe)
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert [next(iter(step)) for step in described["steps"]] == [step.name for step in recipe.steps]
