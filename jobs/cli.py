@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 
 from metadata.errors import CurateError
 
@@ -22,6 +23,7 @@ COMMANDS = {
     "reshard": "copy a subset's samples out of shards that are already downloaded",
     "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
+    "evaluate": "a model's scores on DataComp's 38 tasks, or on your own",
 }
 
 
@@ -57,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-class _WithoutPandas:
-    """A finder that finds pandas missing."""
+class _WithoutPandas(PathFinder):
+    """Python's own finder, to which pandas is not installed; it raises nothing, as torch asks which packages are."""
 
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname == "pandas" else super().find_spec(fullname, path, target)
 
 
 def entry() -> None:
@@ -81,7 +82,7 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    sys.meta_path.insert(0, _WithoutPandas)
+    sys.meta_path = [_WithoutPandas if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
