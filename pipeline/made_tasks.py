@@ -71,8 +71,8 @@ def write(folder: str, per_concept: int = 2, seed: int = 0) -> str:
     for number, (task, classes, templates, label) in enumerate(tasks):
         scenes = _scenes(number, seed, per_concept * len(CONCEPTS))
         pictures = (Made(_jpeg(scene), "jpg", label(scene.concept)) for scene in scenes)
-        written.append(task._replace(size=_write_set(folder, task, pictures, classes, templates)))
-    written.append(CAPTIONS._replace(size=_write_set(folder, CAPTIONS, _captioned(len(tasks), seed))))
+        written.append(task._replace(size=write_set(folder, task, pictures, classes, templates)))
+    written.append(CAPTIONS._replace(size=write_set(folder, CAPTIONS, _captioned(len(tasks), seed))))
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -80,7 +80,7 @@ def write(folder: str, per_concept: int = 2, seed: int = 0) -> str:
     else:
         images, labels = load_digits(return_X_y=True)
         names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-        _write_set(folder, DIGITS, _digits(images, labels), names, ["a photo of the number {c}", "the digit {c}"])
+        write_set(folder, DIGITS, _digits(images, labels), names, ["a photo of the number {c}", "the digit {c}"])
         written.append(DIGITS)
     path = os.path.join(folder, "tasklist.yml")
     listed = {t.key: {"name": t.name, "size": t.size, "main_metric": t.main_metric} for t in written}
@@ -117,7 +117,7 @@ def _digits(images: np.ndarray, labels: np.ndarray) -> Iterator[Made]:
         yield Made(cv2.imencode(".png", pixels)[1].tobytes(), "png", int(label))
 
 
-def _write_set(
+def write_set(
     folder: str, task: Task, samples: Iterable[Made], classes: Sequence[str] = (), templates: Sequence[str] = ()
 ) -> int:
     """Writes a task's folder, of classes or, without any, of captions; returns how many samples it has."""

@@ -133,9 +133,10 @@ def look(folder: str) -> TaskFiles:
     found = {name for name in storage.names(test) if name.endswith(".tar")}
     wanted = [f"{n}.tar" for n in range(int(number))] if number.isdecimal() and len(number) < 7 else []
     if not wanted or set(wanted) != found:
-        odd = sorted(set(wanted) ^ found)[:3]
-        raise CurateError(f"{test}: nshards.txt says {printable(number)!r}, but there are {len(found)} tars "
-                          f"({', '.join(map(printable, odd))} too few or too many). Get the set again.")  # fmt: skip
+        odd = ", ".join(map(printable, sorted(set(wanted) ^ found)[:3]))
+        raise CurateError(f"{test}: nshards.txt says {printable(number)!r} and there are {len(found)} tars, but as "
+                          f"many as it says, one or more, are needed (see {odd or 'nshards.txt'}). Get the set again."
+                          )  # fmt: skip
     shards = [os.path.join(test, name) for name in wanted]
     kind = os.path.join(folder, "dataset_type.txt")
     said = " ".join(_lines(kind)).lower() if os.path.exists(kind) else "classification"
