@@ -93,19 +93,26 @@ def _folder(task: Task, data: str | None, only_text: bool = False) -> str:
     if data is not None:
         return os.path.join(data, task.folder)
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 
     parquet = not task.folder.startswith("wds_")
     patterns = ["*.parquet"] if parquet else ["*.txt", "test/*.txt", "test/*.tar"]
+    wanted = [pattern for pattern in patterns if not only_text or pattern.endswith(".txt")]
+
+    def fetch() -> str:
+        revision = _PARQUET_BRANCH if parquet else None
+        try:
+            return huggingface_hub.snapshot_download(
+                task.repo, repo_type="dataset", revision=revision, allow_patterns=wanted
+            )
+        except LocalEntryNotFoundError as error:  # a FileNotFoundError, though it is the network that failed
+            raise ConnectionError(str(error)) from error
+
+    (disable_progress_bars if only_text else enable_progress_bars)()
+    hint = ", or fetch the set and give its folder's parent as --data"
     return remote.retried(
-        lambda: huggingface_hub.snapshot_download(
-            task.repo,
-            repo_type="dataset",
-            revision=_PARQUET_BRANCH if parquet else None,
-            allow_patterns=[pattern for pattern in patterns if not only_text or pattern.endswith(".txt")],
-        ),
-        f"hf://datasets/{task.repo}",
-        remote.FIRST_PATIENCE_S if only_text else remote.PATIENCE_S,
-        ", or fetch the set and give its folder's parent as --data",
+        fetch, f"hf://datasets/{task.repo}", remote.FIRST_PATIENCE_S if only_text else remote.PATIENCE_S, hint
     )
 
 

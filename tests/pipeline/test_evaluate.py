@@ -146,10 +146,12 @@ def test_from_the_hub(model, data, tmp_path):
         assert "of 12; 10,000 were expected" in done.stdout
         assert "mean of 1 of 38" in done.stdout
         assert hub.sent["test/0.tar"] == len(files["test/0.tar"])
+        environment["HF_HUB_OFFLINE"] = "1"
         again = run("cifar10", "b.jsonl")
         assert again.returncode == 0, again.stderr
         assert hub.sent["test/0.tar"] == len(files["test/0.tar"])
         assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+        del environment["HF_HUB_OFFLINE"]
         missing = run("vtab/dtd", "c.jsonl")
         assert missing.returncode == 1
         assert "curate: hf://datasets/djghosh/wds_vtab-dtd_test: can't be read (" in missing.stderr

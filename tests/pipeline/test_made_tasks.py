@@ -53,6 +53,7 @@ def test_labels_are_what_is_drawn(folder):
     assert colours.classes == list(COLOURS)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_and_no_pictures_of_a_pool(folder, tmp_path):
     made_tasks.write(str(tmp_path), per_concept=1)
     assert digest(tmp_path) == digest(folder)
