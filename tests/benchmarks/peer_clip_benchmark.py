@@ -2,8 +2,8 @@
 
     python peer_clip_benchmark.py MODEL_FOLDER SETS_FOLDER TASK …
 
-webdataset decodes in up to four worker processes of a DataLoader, each of which needs a shard; batches are of 64, captions
-are encoded class by class, all logits are kept. Prints the metrics by task as JSON.
+webdataset decodes in up to four worker processes of a DataLoader, each of which needs a shard; batches are of 64,
+captions are encoded class by class, all logits are kept. Prints the metrics by task as JSON.
 """
 
 import json
