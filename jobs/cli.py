@@ -27,6 +27,7 @@ COMMANDS = {
     "score": "a model's scores and features of a pool's images and captions, beside the pool's own columns",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
     "train": "train a CLIP model on the shards of runs, as DataComp does",
+    "evaluate": "a model's scores on DataComp's 38 tasks, or on your own",
 }
 
 

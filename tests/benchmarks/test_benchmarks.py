@@ -149,6 +149,15 @@ def test_texts(tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluating(tmp_path):
+    pytest.importorskip("open_clip")
+    bench_evaluate = importlib.import_module("bench_evaluate")
+    assert [row.what for row in bench_evaluate.rows(tmp_path, number=1, size=400)] == [
+        "evaluate 3 tasks, 1,200 images"
+    ]
+
+
+@pytest.mark.slow
 def test_centroids(tmp_path):
     pytest.importorskip("faiss")
     bench_centroids = importlib.import_module("bench_centroids")
