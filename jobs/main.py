@@ -154,12 +154,13 @@ def run(argv: Sequence[str]) -> int:
 
     lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
     recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, dict(args.file))
+    out = (args.out or _default_out(args, recipe.name)).rstrip("/")
     request = Request(
         pool=args.pool,
         scale=args.scale,
         recipe=recipe,
-        out=(args.out or _default_out(args, recipe.name)).rstrip("/"),
-        run=engines.run_with(args.runner, args.workers, rest),
+        out=out,
+        run=engines.run_with(args.runner, args.workers, rest, out),
         columns=args.columns,
         limit_files=args.limit_files,
         select_only=args.select_only,

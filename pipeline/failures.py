@@ -51,6 +51,14 @@ def sentence(error: BaseException) -> str | None:
         return printable(found[1], 1000)
 
 
+def outage(error: BaseException) -> str | None:
+    """The reason that a runner gives for a job that it lost; None where our own code raised."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text or not isinstance(error, RuntimeError):
+        return None
+    return printable(text.splitlines()[-1] if text else type(error).__name__, 300)
+
+
 def os_sentence(error: OSError) -> str:
     """What to tell a user of an operating system's refusal."""
     where = f"{error.filename}: " if error.filename else ""
