@@ -24,7 +24,7 @@ def warm_up(images: bool) -> None:
     workers.start_nursery(["pipeline.shards", "pipeline.resizing"] if images else [])
 
 
-def run_with(runner: str, workers: int, options: Sequence[str], out: str) -> Callable[[Callable[[Any], None]], None]:
+def run_with(runner: str, workers: int, options: Sequence[str], out: str = "") -> Callable[[Callable[[Any], None]], None]:
     """A function that has a Beam pipeline built, runs it and waits.
 
     Args:
@@ -114,6 +114,7 @@ def _check_dataflow(options: Any, out: str) -> None:
 
 def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:
     """Ends with exit code 2 where an option is neither ours nor Beam's, or is Beam's but the runner is local."""
+    from pipeline import beam_logging  # noqa: F401, I001
     from apache_beam.options import pipeline_options
 
     beams = argparse.ArgumentParser(allow_abbrev=False, add_help=False, conflict_handler="resolve")

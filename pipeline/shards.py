@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
@@ -162,7 +163,18 @@ def _fetch(
                 on_progress(counts)
     if len(outcomes) < len(planned):
         raise RuntimeError(f"the fetcher gave {len(outcomes)} of {len(planned)} rows.")
+    if policy.resolve and not any(_listens(ip, port) for _, ip, port in policy.resolve):
+        # A cluster's job can outlive its driver, in which the pool's server runs: what failed then is no image's fault.
+        raise CurateError("the pool's own image server: it has gone while images were fetched, but every shard needs it "
+                          "to the end. Run the same command again to go on.")  # fmt: skip
     return [outcomes[index] for index in range(len(planned))]
+
+
+def _listens(ip: str, port: int) -> bool:
+    """Whether something takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=5):
+        return True
+    return False
 
 
 def _add(scratch: BinaryIO, key: str, row: Row, fetched: Fetched, process: ImageProcessor) -> Outcome:

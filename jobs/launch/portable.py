@@ -1,7 +1,6 @@
 """Flink and Spark: what is checked before any work, Beam's job server, and what every job is given."""
 
 import atexit
-import json
 import os
 import pathlib
 import shutil
