@@ -8,6 +8,7 @@ were killed are started again only then. What is killed, and when, is drawn by t
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import flink_parts
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -47,6 +50,12 @@ def outputs(run: pathlib.Path) -> dict[str, bytes]:
     return found
 
 
+def with_root(environment: Mapping[str, str], *places: str) -> dict[str, str]:
+    """The environment of a process that imports from here, and before that from `places`."""
+    path = [*places, str(ROOT), environment.get("PYTHONPATH", "")]
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
 def descendants(pid: int) -> list[int]:
     """The process's children, theirs and so on."""
     children = [int(c) for c in _read(f"/proc/{pid}/task/{pid}/children").split()]
@@ -63,35 +72,37 @@ def _read(path: str) -> str:
 
 
 class Cluster:
-    """A Flink of two TaskManagers, and the options that send a run there."""
+    """A Flink of two TaskManagers.
 
-    def __init__(self, folder: pathlib.Path, port: int, jar: str | None) -> None:
-        self.folder, self.port = folder, port
+    Attributes:
+        options: those that send a run there.
+        environment: of all processes.
+    """
+
+    def __init__(self, folder: pathlib.Path, port: int, jar: str | None, environment: dict[str, str]) -> None:
+        self.folder, self.port, self.environment = folder, port, environment
         self.options = ["--runner", "flink", "--flink_master", f"localhost:{port}"]
         self.options += ["--flink_job_server_jar", jar] if jar else []
 
     def start(self) -> None:
-        from jobs.launch import flink
-
-        flink.start(self.folder, 2, port=self.port)
+        """Starts what of it doesn't run."""
+        self._do("start", "--taskmanagers", "2", "--port", str(self.port))
 
     def stop(self) -> None:
-        from jobs.launch import flink
+        self._do("stop")
 
-        flink.stop(self.folder)
-
-    def pids(self) -> list[int]:
-        """The TaskManagers'."""
-        return [int(p.read_text()) for p in sorted((self.folder / "pids").glob("taskmanager-*"))]
+    def task_managers(self) -> list[int]:
+        """Pids of those that run."""
+        found = [int(p.read_text()) for p in sorted((self.folder / "pids").glob("taskmanager-*"))]
+        return [pid for pid in found if str(self.folder) in _read(f"/proc/{pid}/cmdline")]
 
     def workers(self) -> list[int]:
         """Of all TaskManagers."""
-        return [each for pid in self.pids() for each in descendants(pid)]
+        return [each for pid in self.task_managers() for each in descendants(pid)]
 
-
-def local_workers(driver: int) -> list[int]:
-    """The nursery's children, and it."""
-    return [pid for pid in descendants(driver)]
+    def _do(self, *words: str) -> None:
+        command = [sys.executable, "-m", "jobs.launch.flink", words[0], "--dir", str(self.folder), *words[1:]]
+        subprocess.run(command, check=True, env=self.environment, stdout=subprocess.DEVNULL)
 
 
 def command(out: pathlib.Path, recipe: pathlib.Path, options: Sequence[str]) -> list[str]:
@@ -108,7 +119,7 @@ def kill_runs(kills: int, seed: int, folder: pathlib.Path, cluster: Cluster | No
     rng = random.Random(seed)
     recipe = folder / "killed.yaml"
     recipe.write_text(RECIPE % (ROOT / "metadata/lists/demo.json"))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+    environment = cluster.environment if cluster else with_root(os.environ)
     undisturbed = folder / "undisturbed"
     subprocess.run(command(undisturbed, recipe, []), check=True, env=environment, capture_output=True)
     wanted = outputs(undisturbed)
@@ -144,8 +155,9 @@ def _one_run(out, recipe, plan, cluster, environment, say) -> int:
                 time.sleep(0.01)
             if process.poll() is not None:
                 break
-            waiting.pop(0)
-            say(f"  {victim}, {stage} {share * within_s:.1f} s: {_kill(victim, process.pid, cluster)}")
+            if pid := _kill(victim, process.pid, cluster):
+                waiting.pop(0)
+                say(f"  {victim} {pid} killed, {stage} {share * within_s:.1f} s")
         code = process.wait(timeout=600)
         if code == 0:
             return starts
@@ -155,22 +167,20 @@ def _one_run(out, recipe, plan, cluster, environment, say) -> int:
     raise AssertionError(f"{out}: not finished after {starts} starts")
 
 
-def _kill(victim: str, driver: int, cluster: Cluster | None) -> str:
+def _kill(victim: str, driver: int, cluster: Cluster | None) -> int | None:
+    """Kills one of that kind; its pid, or None where there is none just now."""
     if victim == "driver":
         found = [driver]
     elif victim == "taskmanager":
         assert cluster is not None
-        found = cluster.pids()
+        found = cluster.task_managers()
     else:
-        found = cluster.workers() if cluster else local_workers(driver)
-    if not found:
-        return "none there"
-    pid = random.choice(found)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return "gone already"
-    return f"killed {pid}"
+        found = cluster.workers() if cluster else descendants(driver)
+    for pid in random.sample(found, len(found)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return pid
+    return None
 
 
 def main() -> None:
@@ -179,12 +189,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31))
     parser.add_argument("--local", action="store_true")
     parser.add_argument("--port", type=int, default=8091)
-    parser.add_argument("--jar", default=os.environ.get("CURATE_FLINK_JOB_SERVER_JAR"))
     args = parser.parse_args()
     print(f"--kills {args.kills} --seed {args.seed}{' --local' if args.local else ''}", flush=True)
-    sys.path.insert(0, str(ROOT))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="curate-kills-"))
-    cluster = None if args.local else Cluster(folder / "cluster", args.port, args.jar)
+    jar, places = (None, []) if args.local else flink_parts.find()
+    cluster = None if args.local else Cluster(folder / "cluster", args.port, jar, with_root(os.environ, *places))
     try:
         kill_runs(args.kills, args.seed, folder, cluster, lambda line: print(line, flush=True))
     finally:

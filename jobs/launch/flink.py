@@ -38,8 +38,9 @@ rest: {{address: localhost, bind-address: localhost, port: {rest}}}
 taskmanager: {{bind-host: localhost, host: localhost, numberOfTaskSlots: {slots}}}
 io: {{tmp: {{dirs: "{tmp}"}}}}
 blob: {{storage: {{directory: "{tmp}"}}}}
-# A TaskManager that was killed is missed after seconds.
+# A TaskManager that was killed is missed after seconds, and its work is not kept waiting for another one.
 heartbeat: {{interval: 1000, timeout: 5000}}
+slot: {{request: {{timeout: 15000}}}}
 """
 
 #: A process that is started by its class, not by Flink's script, must be told every part of its memory.
