@@ -41,9 +41,10 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "clusters": ["faiss-cpu>=1.9,<2"],  # k-means of `curate centroids`
         "train": ["open_clip_torch>=3.2,<5"],
+        "flink": ["apache-flink-libraries>=2.2,<2.3"],  # a cluster for trying it, see jobs.launch.flink
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["curate = jobs.cli:entry"]},
+    entry_points={"console_scripts": ["curate = jobs.cli:entry", "curate-worker = jobs.launch.worker:entry"]},
 )

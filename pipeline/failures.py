@@ -36,6 +36,9 @@ def told(function: Callable[P, R]) -> Callable[P, R]:
             raise MarkedError(marked(str(error))) from error
         except OSError as error:
             raise MarkedError(marked(os_sentence(error))) from error
+        except Exception as error:  # a defect, of which the traceback is told: with what was being done
+            error.add_note(f"curate: at work on {printable(args[0], 1000)}" if args else "")
+            raise
 
     return wrapper
 

@@ -87,12 +87,11 @@ def _merge(jars: list[pathlib.Path], path: pathlib.Path) -> None:
         for jar in jars:
             with zipfile.ZipFile(jar) as file:
                 for name in file.namelist():
-                    if name.startswith("META-INF/services/"):
+                    if name.startswith("META-INF/services/") and not name.endswith("/"):
                         services[name].append(file.read(name))
-                    elif name not in seen and not name.endswith(("/", "MANIFEST.MF", ".SF", ".DSA", ".RSA")):
+                    elif name not in seen and not name.endswith(("MANIFEST.MF", ".SF", ".DSA", ".RSA")):
                         seen.add(name)
                         merged.writestr(name, file.read(name))
         for name, parts in services.items():
-            if not name.endswith("/"):
-                merged.writestr(name, b"\n".join(parts))
+            merged.writestr(name, b"\n".join(parts))
     temporary.rename(path)
