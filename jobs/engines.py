@@ -24,7 +24,9 @@ def warm_up(images: bool) -> None:
     workers.start_nursery(["pipeline.shards", "pipeline.resizing"] if images else [])
 
 
-def run_with(runner: str, workers: int, options: Sequence[str], out: str = "") -> Callable[[Callable[[Any], None]], None]:
+def run_with(
+    runner: str, workers: int, options: Sequence[str], out: str = ""
+) -> Callable[[Callable[[Any], None]], None]:
     """A function that has a Beam pipeline built, runs it and waits.
 
     Args:
@@ -84,8 +86,9 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
 
 def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Callable[[], tuple[None, Any]]:
     """A function that gives the options of a runner of Beam's, which is named in them."""
-    from pipeline import beam_logging
     from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipeline import beam_logging
 
     beam_logging.leave_errors_to_us()
     given: Callable[[], Sequence[str]] = lambda: options  # noqa: E731
@@ -105,11 +108,11 @@ def _check_dataflow(options: Any, out: str) -> None:
     cloud = options.view_as(GoogleCloudOptions)
     missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
     if missing:
-        raise CurateError(f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a region "
-                          f"and a gs:// folder for what passes through. Give --project, --region and --temp_location.")
+        raise CurateError(f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a "
+                          f"region and a gs:// folder for what passes through. Give --project, --region and --temp_location.")
     if "://" not in out:
-        raise CurateError(f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an address "
-                          f"that they reach, such as gs://bucket/run.")
+        raise CurateError(f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an "
+                          f"address that they reach, such as gs://bucket/run.")
 
 
 def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:

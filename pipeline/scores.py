@@ -18,7 +18,6 @@ from metadata.schema import FEATURES
 from pipeline import storage
 from pipeline.pieces import Piece
 
-
 #: A cluster's worker may do several pieces at once, each in a thread; what they score with is loaded once.
 _LOADING = threading.Lock()
 

@@ -165,7 +165,7 @@ def _fetch(
         raise RuntimeError(f"the fetcher gave {len(outcomes)} of {len(planned)} rows.")
     if policy.resolve and not any(_listens(ip, port) for _, ip, port in policy.resolve):
         # A cluster's job can outlive its driver, in which the pool's server runs: what failed then is no image's fault.
-        raise CurateError("the pool's own image server: it has gone while images were fetched, but every shard needs it "
+        raise CurateError("the pool's own image server: it has gone while images were fetched, but a shard needs it "
                           "to the end. Run the same command again to go on.")  # fmt: skip
     return [outcomes[index] for index in range(len(planned))]
 

@@ -127,8 +127,8 @@ def kill_runs(kills: int, seed: int, folder: pathlib.Path, cluster: Cluster | No
     while kills:
         out, number, here = folder / f"run-{number}", number + 1, min(kills, rng.randint(1, 3))
         kills -= here
-        plan = [(rng.choice(["worker", "driver", *(["taskmanager"] if cluster else [])]), rng.choice(["choosing", "images"]),
-                 rng.random()) for _ in range(here)]  # fmt: skip
+        victims = ["worker", "driver", "taskmanager"] if cluster else ["worker", "driver"]
+        plan = [(rng.choice(victims), rng.choice(["choosing", "images"]), rng.random()) for _ in range(here)]
         starts = _one_run(out, recipe, plan, cluster, environment, say)
         assert outputs(out) == wanted, f"{out}: other bytes than {undisturbed} after {plan}, seed {seed}"
         say(f"run {number}: same bytes after {here} kills, the command given {starts} times")

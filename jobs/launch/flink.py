@@ -4,7 +4,6 @@ One JobManager and some TaskManagers, each a Java process, from the jars that `p
 What it is lies in its folder: conf/, log/, and pids/ by which `stop` finds it. `start` again starts what has died.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import os
@@ -113,7 +112,7 @@ def stop(folder: pathlib.Path) -> None:
         CurateError: there is no cluster in the folder.
     """
     if not (folder / "pids").is_dir():
-        raise CurateError(f"--dir {folder}: there is no cluster, but one was to be stopped. Name the folder of `start`.")
+        raise CurateError(f"--dir {folder}: there is no cluster, but one was to be stopped. Name that of `start`.")
     names = [path.name for path in (folder / "pids").iterdir()]
     for deed in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + _STOP_S
@@ -133,7 +132,7 @@ def _write_config(folder: pathlib.Path, slots: int, port: int) -> None:
         try:
             rest.bind(("localhost", port))
         except OSError as error:
-            raise CurateError(f"--port {port}: {error.strerror}, but the cluster listens there. Give another.") from error
+            raise CurateError(f"--port {port}: {error.strerror}, but the cluster needs it. Give another.") from error
         rpc.bind(("localhost", 0))
         text = _CONFIG.format(rpc=rpc.getsockname()[1], rest=port, slots=slots, tmp=folder / "tmp")
     (folder / "conf/config.yaml").write_text(text)

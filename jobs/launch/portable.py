@@ -113,13 +113,7 @@ class Engine:
             [sys.executable, "-I", guard.__file__, folder, self.rest, self.job, *command],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={**os.environ, "PATH": path}, start_new_session=True,
         )  # fmt: skip
-        assert process.stdin is not None
-
-        def end() -> None:
-            process.stdin.close()
-            process.wait()
-
-        atexit.register(end)
+        atexit.register(process.communicate)  # which ends its input, and waits
         _wait_for(endpoint, process, folder)
         return endpoint
 

@@ -1,4 +1,4 @@
-"""The whole job on a Flink of two TaskManagers, and on the embedded one: the local runner's bytes, whatever is killed."""
+"""The whole job on a Flink of two TaskManagers, and on the embedded: the local runner's bytes, whatever is killed."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ import time
 import flink_parts
 import pyarrow.parquet as pq
 import pytest
-from kills import ROOT, Cluster, kill_runs, outputs, with_root
+from kills import Cluster, kill_runs, outputs, with_root
 
 DEMO = ("--pool", "demo:400")
 
@@ -51,9 +51,9 @@ def read(path: pathlib.Path) -> str:
         return ""
 
 
-def curate(*args: str | pathlib.Path, environment=None) -> subprocess.CompletedProcess:
+def curate(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jobs.cli", *map(str, args)]
-    return subprocess.run(command, env=environment or with_root(os.environ), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=with_root(os.environ), capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -64,7 +64,8 @@ def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     done = curate(*DEMO, "--out", tmp_path / "flink", *cluster.options)
     assert done.returncode == 0, done.stderr
     assert outputs(tmp_path / "flink") == outputs(tmp_path / "local")
-    assert len(cluster.workers()) == 2
+    logs = [cluster.folder / f"log/taskmanager-{number}.log" for number in (1, 2)]
+    assert all("Python sdk harness starting" in log.read_text() for log in logs)
     lines = done.stderr.splitlines()
     assert lines[0].startswith("curate: pool demo:400")
     assert all(line.startswith(("choosing: ", "images: ")) for line in lines[1:])
@@ -88,9 +89,9 @@ def test_a_broken_file_is_named(cluster, toy_pool, tmp_path):
 
 
 @pytest.mark.slow
-def test_kills_do_not_change_the_bytes(cluster, tmp_path, capsys):
+def test_kills_do_not_change_the_bytes(cluster, tmp_path):
     seed = int(os.environ.get("KILLS_SEED") or secrets.randbelow(1 << 31))
-    print(f"KILLS_SEED={seed}")
+    print(f"KILLS_SEED={seed}")  # shown where the test fails
     kill_runs(int(os.environ.get("KILLS") or 1), seed, tmp_path, cluster, print)
 
 
@@ -103,4 +104,3 @@ def test_the_embedded_flink_needs_java_alone(parts, tmp_path):
     assert done.returncode == 0, done.stderr
     assert curate(*args, tmp_path / "local").returncode == 0
     assert outputs(tmp_path / "run") == outputs(tmp_path / "local")
-    assert ROOT.is_dir()
