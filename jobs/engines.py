@@ -108,11 +108,15 @@ def _check_dataflow(options: Any, out: str) -> None:
     cloud = options.view_as(GoogleCloudOptions)
     missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
     if missing:
-        raise CurateError(f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a "
-                          f"region and a gs:// folder for what passes through. Give --project, --region and --temp_location.")
+        raise CurateError(
+            f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a region and a gs:// "
+            f"folder for what passes through. Give --project, --region and --temp_location."
+        )
     if "://" not in out:
-        raise CurateError(f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an "
-                          f"address that they reach, such as gs://bucket/run.")
+        raise CurateError(
+            f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an address that they "
+            f"reach, such as gs://bucket/run."
+        )
 
 
 def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:
