@@ -42,9 +42,11 @@ setup(
         "clusters": ["faiss-cpu>=1.9,<2"],  # k-means of `curate centroids`
         "mini": ["scikit-learn>=1.4"],  # its handwritten digits as an evaluation set
         "train": ["open_clip_torch>=3.2,<5", "braceexpand", "pandas"],  # the last two are its trainer's
+        # A cluster for trying it, see jobs.launch.flink; of the version that --flink_version says.
+        "flink": ["apache-flink-libraries>=1.19.3,<2.3"],
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["curate = jobs.cli:entry"]},
+    entry_points={"console_scripts": ["curate = jobs.cli:entry", "curate-worker = jobs.launch.worker:entry"]},
 )

@@ -1,7 +1,9 @@
 """Where a job runs: the local workers, or any of Beam's runners with its own options."""
 
 import argparse
+import hashlib
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +13,9 @@ from metadata.errors import CurateError
 #: Short names to Beam's; any other name is handed to Beam as it is.
 RUNNERS = {"flink": "FlinkRunner", "spark": "SparkRunner", "dataflow": "DataflowRunner", "prism": "PrismRunner"}
 
+#: How often a job is handed to a cluster that loses it.
+_TRIES = 4
+
 
 def warm_up(images: bool) -> None:
     """Imports Beam and starts the local workers' nursery; before this process has threads, see pipeline.workers."""
@@ -19,46 +24,104 @@ def warm_up(images: bool) -> None:
     workers.start_nursery(["pipeline.shards", "pipeline.resizing"] if images else [])
 
 
-def run_with(runner: str, workers: int, options: Sequence[str]) -> Callable[[Callable[[Any], None]], None]:
+def run_with(
+    runner: str, workers: int, options: Sequence[str], out: str = ""
+) -> Callable[[Callable[[Any], None]], None]:
     """A function that has a Beam pipeline built, runs it and waits.
 
     Args:
         runner: `local` or a Beam runner.
-        workers: processes of the local runner.
+        workers: processes of the local runner, or of a Flink or Spark without a cluster.
         options: Beam's own, as on a command line.
+        out: the run's folder, by which a cluster's jobs are named.
 
-    The function raises CurateError where the pipeline failed for a reason that the user can mend.
+    The function raises CurateError where the pipeline failed for a reason that the user can mend. A job that a cluster
+    lost is handed to it again, a few times: what it has finished is there.
+
+    Raises:
+        CurateError: the runner can't be had, or lacks an option.
     """
+    start = _local(workers) if runner == "local" else _beams(runner, workers, options, out)
 
     def run(build: Callable[[Any], None]) -> None:
-        from pipeline import beam_logging, failures  # noqa: F401, I001
         import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
 
-        from pipeline.workers import local_runner
+        from pipeline import failures
 
-        if runner == "local":
-            # The runner warns that more than one worker has no effect in its in-memory mode; ours are processes.
-            logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
-            chosen = local_runner(workers)
-            # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
-            beam_options = PipelineOptions([], direct_num_workers=workers, pipeline_type_check=False)
-        else:
-            chosen, beam_options = None, PipelineOptions([f"--runner={RUNNERS.get(runner, runner)}", *options])
-        try:
-            with beam.Pipeline(runner=chosen, options=beam_options) as pipeline:
-                build(pipeline)
-        except Exception as error:  # every runner has its own types for a failed job
-            message = failures.sentence(error)
-            if message is None:
-                raise
-            raise CurateError(message) from error
+        for tries_left in reversed(range(_TRIES)):
+            chosen, beam_options = start()
+            try:
+                with beam.Pipeline(runner=chosen, options=beam_options) as pipeline:
+                    build(pipeline)
+                return
+            except Exception as error:  # every runner has its own types for a failed job
+                if (message := failures.sentence(error)) is not None:
+                    raise CurateError(message) from error
+                if (message := failures.outage(error)) is None or runner == "local":
+                    raise
+                message = f"--runner {runner}: the job was lost ({message}). What is finished is kept:"
+                if not tries_left:
+                    raise CurateError(f"{message} run the same command again to go on.") from error
+                print(f"curate: {message} it is started again.", file=sys.stderr)
 
     return run
 
 
+def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
+    """A function that gives the local runner and its options."""
+
+    def start() -> tuple[Any, Any]:
+        from pipeline import beam_logging  # noqa: F401, I001
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from pipeline.workers import local_runner
+
+        # The runner warns that more than one worker has no effect in its in-memory mode; ours are processes.
+        logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
+        # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
+        return local_runner(workers), PipelineOptions([], direct_num_workers=workers, pipeline_type_check=False)
+
+    return start
+
+
+def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Callable[[], tuple[None, Any]]:
+    """A function that gives the options of a runner of Beam's, which is named in them."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipeline import beam_logging
+
+    beam_logging.leave_errors_to_us()
+    given: Callable[[], Sequence[str]] = lambda: options  # noqa: E731
+    if runner in ("flink", "spark"):
+        from jobs.launch.portable import Engine
+
+        given = Engine(runner, workers, options, f"curate-{hashlib.sha256(out.encode()).hexdigest()[:12]}").options
+    elif runner == "dataflow":
+        _check_dataflow(PipelineOptions(options), out)
+    return lambda: (None, PipelineOptions([f"--runner={RUNNERS.get(runner, runner)}", *given()]))
+
+
+def _check_dataflow(options: Any, out: str) -> None:
+    """What Dataflow would refuse after the pool was read, or when its machines run."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions
+
+    cloud = options.view_as(GoogleCloudOptions)
+    missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
+    if missing:
+        raise CurateError(
+            f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a region and a gs:// "
+            f"folder for what passes through. Give --project, --region and --temp_location."
+        )
+    if "://" not in out:
+        raise CurateError(
+            f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an address that they "
+            f"reach, such as gs://bucket/run."
+        )
+
+
 def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:
     """Ends with exit code 2 where an option is neither ours nor Beam's, or is Beam's but the runner is local."""
+    from pipeline import beam_logging  # noqa: F401, I001
     from apache_beam.options import pipeline_options
 
     beams = argparse.ArgumentParser(allow_abbrev=False, add_help=False, conflict_handler="resolve")

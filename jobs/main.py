@@ -178,12 +178,13 @@ def run(argv: Sequence[str]) -> int:
     from pipeline.curate import Request, curate
 
     recipe = recipe_of(args)
+    out = (args.out or _default_out(args, recipe.name)).rstrip("/")
     request = Request(
         pool=args.pool,
         scale=args.scale,
         recipe=recipe,
-        out=(args.out or _default_out(args, recipe.name)).rstrip("/"),
-        run=engines.run_with(args.runner, args.workers, rest),
+        out=out,
+        run=engines.run_with(args.runner, args.workers, rest, out),
         columns=args.columns,
         limit_files=args.limit_files,
         select_only=args.select_only,

@@ -36,6 +36,9 @@ def told(function: Callable[P, R]) -> Callable[P, R]:
             raise MarkedError(marked(str(error))) from error
         except OSError as error:
             raise MarkedError(marked(os_sentence(error))) from error
+        except Exception as error:  # a defect, of which the traceback is told: with what was being done
+            error.add_note(f"curate: at work on {printable(args[0], 1000)}" if args else "")
+            raise
 
     return wrapper
 
@@ -49,6 +52,14 @@ def sentence(error: BaseException) -> str | None:
         return json.loads(found[1])
     except json.JSONDecodeError:  # a runner escaped the text once more
         return printable(found[1], 1000)
+
+
+def outage(error: BaseException) -> str | None:
+    """The reason that a runner gives for a job that it lost; None where our own code raised."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text or not isinstance(error, RuntimeError):
+        return None
+    return printable(text.splitlines()[-1] if text else type(error).__name__, 300)
 
 
 def os_sentence(error: OSError) -> str:

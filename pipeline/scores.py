@@ -6,6 +6,7 @@
 
 import functools
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from filters.features import matrix
 from metadata.schema import is_feature
 from pipeline import storage
 from pipeline.pieces import Piece
+
+#: A cluster's worker may do several pieces at once, each in a thread; what they score with is loaded once.
+_LOADING = threading.Lock()
 
 
 def build(scorers: Iterable[Scorer], folder: str) -> None:
@@ -29,8 +33,13 @@ def _built_path(scorer: Scorer, folder: str) -> str:
     return storage.join(folder, "work", "built", scorer.column)
 
 
-@functools.lru_cache(maxsize=8)
 def _load(scorer: Scorer, folder: str) -> Callable[[pa.RecordBatch], pa.Array]:
+    with _LOADING:
+        return _loaded(scorer, folder)
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(scorer: Scorer, folder: str) -> Callable[[pa.RecordBatch], pa.Array]:
     path = _built_path(scorer, folder)
     return scorer.load(_mapped(path) if storage.is_local(path) else pa.py_buffer(storage.read(path)))
 

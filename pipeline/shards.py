@@ -11,6 +11,7 @@ import collections
 import contextlib
 import hashlib
 import itertools
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
@@ -158,7 +159,18 @@ def _fetch(
                 on_progress(counts)
     if len(outcomes) < len(planned):
         raise RuntimeError(f"the fetcher gave {len(outcomes)} of {len(planned)} rows.")
+    if policy.resolve and not any(_listens(ip, port) for _, ip, port in policy.resolve):
+        # A cluster's job can outlive its driver, in which the pool's server runs: what failed then is no image's fault.
+        raise CurateError("the pool's own image server: it has gone while images were fetched, but a shard needs it "
+                          "to the end. Run the same command again to go on.")  # fmt: skip
     return [outcomes[index] for index in range(len(planned))]
+
+
+def _listens(ip: str, port: int) -> bool:
+    """Whether something takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((ip, port), timeout=5):
+        return True
+    return False
 
 
 def _add(

@@ -62,6 +62,7 @@ class _Nursery:
     def __init__(self, preload: Sequence[str]) -> None:
         self.numbers = itertools.count()
         self.mourners: dict[int, Callable[[_Death], None]] = {}
+        self.gone = False
         before = {name: os.environ.get(name) for name in _ONE_THREAD}
         os.environ.update(_ONE_THREAD)  # read when numpy is imported, here or there
         try:
@@ -84,16 +85,24 @@ class _Nursery:
         """Has a worker forked; `mourn` is called in another thread when it has ended, however it has."""
         birth = _Birth(next(self.numbers), control_address, worker_id)
         self.mourners[birth.number] = mourn
-        with contextlib.suppress(OSError):  # a nursery that is gone is told of by the listener
+        with contextlib.suppress(OSError):
             self.connection.send(birth)
+        if self.gone:  # and the listener with it
+            self._mourn_all()
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 death = self.connection.recv()
                 self.mourners.pop(death.number)(death)
-        for number in list(self.mourners):  # the nursery has died, and its workers with it
-            self.mourners.pop(number)(_Death(number, 0, -signal.SIGKILL))
+        self.gone = True
+        self._mourn_all()
+
+    def _mourn_all(self) -> None:
+        """The nursery has died, and its workers with it."""
+        for number in list(self.mourners):
+            if mourn := self.mourners.pop(number, None):
+                mourn(_Death(number, 0, -signal.SIGKILL))
 
 
 _nursery: _Nursery | None = None

@@ -33,6 +33,12 @@ if __name__ == "__main__":
     engines.warm_up(images=False)
     import apache_beam as beam
     folder, deed = sys.argv[1:]
+    if deed == "early":
+        import multiprocessing
+        (nursery,) = multiprocessing.active_children()
+        nursery.kill()
+        nursery.join()
+        time.sleep(0.5)
     from metadata.errors import CurateError
     try:
         engines.run_with("local", 2, [])(lambda p: p | beam.Create(range(8)) | ForEach(work, folder, deed))
@@ -104,6 +110,13 @@ def test_a_dead_nursery_is_told_and_takes_its_workers_along(start):
     assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
 
 
+def test_a_nursery_that_died_before_it_was_asked_is_told(start):
+    process, marks = start("early")
+    output, _ = process.communicate(timeout=60)
+    assert "told: local runner: the process that workers are forked from was killed by SIGKILL" in output
+    assert not pids(marks)
+
+
 def test_a_run_is_made_from_a_process_with_threads_too(start, tmp_path):
     (tmp_path / "script.py").write_text("import threading, time\n"
                                         "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
@@ -142,7 +155,7 @@ def test_defects_keep_their_traceback():
     from jobs.engines import run_with
     from pipeline.transforms import ForEach
 
-    with pytest.raises(Exception, match="ZeroDivisionError"):
+    with pytest.raises(Exception, match=r"(?s)ZeroDivisionError.*at work on 0"):
         run_with("local", 1, [])(lambda p: p | beam.Create([0]) | ForEach(_divide))
 
 

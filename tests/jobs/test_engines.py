@@ -1,0 +1,132 @@
+"""What is said of runners and their options before any work, and the guard that ends a job server with its driver."""
+
+import http.server
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from jobs.launch import guard
+
+POOL = ("--pool", "demo:400", "--select-only")
+
+
+@pytest.fixture
+def flink():
+    """A stand-in for a cluster's REST interface: it tells its version, and ends a job when it is told to."""
+    asked: list[tuple[str, str]] = []
+    jobs = [
+        {"jid": "a", "name": "curate-1", "state": "RUNNING"},
+        {"jid": "b", "name": "curate-2", "state": "RUNNING"},
+        {"jid": "c", "name": "curate-1", "state": "FINISHED"},
+    ]
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = {
+                "/config": {"flink-version": "1.2.3"},
+                "/overview": {"taskmanagers": 0, "slots-total": 0},
+                "/jobs/overview": {"jobs": jobs},
+            }
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(known[self.path]).encode())
+
+        def do_PATCH(self):
+            asked.append(("PATCH", self.path))
+            next(job for job in jobs if job["jid"] == self.path.split("/")[-1])["state"] = "CANCELED"
+            self.send_response(202)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"localhost:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def java(folder: pathlib.Path) -> dict[str, str]:
+    """An environment in which there is something called java."""
+    (folder / "bin").mkdir()
+    (folder / "bin/java").write_text("#!/bin/sh\necho no such class\nexit 1\n")
+    (folder / "bin/java").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--runner", "flink", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
+        (["--runner", "flink", "--flink_master", "localhost:1"], 1, "Flink's REST interface must answer there"),
+        (["--runner", "flink", "--job_server_java_launcher", "no-java"], 1, "no-java: it was not found"),
+        (["--runner", "spark", "--job_server_java_launcher", "no-java"], 1, "--runner spark needs Java"),
+        (["--runner", "dataflow"], 1, "no --project, --region, --temp_location was given"),
+        (["--runner", "dataflow", "--project=p", "--region=r", "--temp_location=gs://b/t"], 1, "Dataflow's machines"),
+    ],
+)
+def test_what_a_runner_lacks_is_told_before_any_work(curate, tmp_path, options, code, words):
+    done = curate(*POOL, "--out", tmp_path / "run", *options)
+    assert done.returncode == code
+    assert words in last_line(done)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_version_of_flink_is_refused(curate, tmp_path, flink):
+    done = curate(*POOL, "--out", tmp_path / "run", "--runner", "flink", "--flink_master", flink[0])
+    assert done.returncode == 1
+    assert "the cluster is Flink 1.2.3, but Beam runs on 1.19" in last_line(done)
+
+
+def test_a_job_server_that_does_not_start_is_told_with_its_last_word(curate, tmp_path):
+    (tmp_path / "any.jar").touch()
+    options = ("--runner", "flink", "--flink_job_server_jar", tmp_path / "any.jar")
+    done = curate(*POOL, "--out", tmp_path / "run", *options, env=java(tmp_path))
+    assert done.returncode == 1
+    assert "Beam's job server: it does not start (no such class)" in last_line(done)
+
+
+def test_jobs_of_an_earlier_driver_are_cancelled_and_no_others(flink):
+    guard.cancel(f"http://{flink[0]}", "curate-1")
+    assert flink[1] == [("PATCH", "/jobs/a")]
+
+
+def test_a_job_server_ends_with_its_driver(flink, tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    guarded = subprocess.Popen(
+        [sys.executable, "-I", guard.__file__, folder, f"http://{flink[0]}", "curate-1", "sleep", "4321.5"],
+        stdin=subprocess.PIPE,
+    )
+    end = time.monotonic() + 20
+    while not (found := sleeping()) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(found) == 1
+    guarded.stdin.close()  # as the kernel does when the driver is killed
+    guarded.wait(timeout=20)
+    assert not sleeping()
+    assert not folder.exists()
+    assert flink[1] == [("PATCH", "/jobs/a")]
+
+
+def sleeping() -> list[pathlib.Path]:
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == b"sleep\x004321.5\x00":
+                found.append(path)
+        except OSError:
+            pass
+    return found

@@ -1,0 +1,106 @@
+"""The whole job on a Flink of two TaskManagers, and on the embedded: the local runner's bytes, whatever is killed."""
+
+import os
+import pathlib
+import secrets
+import socket
+import subprocess
+import sys
+import time
+
+import flink_parts
+import pyarrow.parquet as pq
+import pytest
+from kills import Cluster, kill_runs, outputs, with_root
+
+DEMO = ("--pool", "demo:400")
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """The job server's jar, or None, and folders to import Flink from."""
+    try:
+        return flink_parts.find()
+    except flink_parts.MissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def cluster(parts, tmp_path_factory):
+    """A running one; that nothing of it is left is checked at the end."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("flink") / "cluster"
+    running = Cluster(folder, port, parts[0], with_root(os.environ, *parts[1]))
+    running.start()
+    workers = running.workers
+    yield running
+    left = workers()
+    running.stop()
+    time.sleep(1)
+    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in left)
+    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if str(folder) in read(p)]
+    assert sorted(p.name for p in folder.iterdir()) == ["conf", "log"]
+
+
+def read(path: pathlib.Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def curate(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "jobs.cli", *map(str, args)]
+    return subprocess.run(command, env=with_root(os.environ), capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
+    local = curate(*DEMO, "--out", tmp_path / "local")
+    assert local.returncode == 0, local.stderr
+    before = set(pathlib.Path("/tmp").glob("curate-job-server-*"))
+    done = curate(*DEMO, "--out", tmp_path / "flink", *cluster.options)
+    assert done.returncode == 0, done.stderr
+    assert outputs(tmp_path / "flink") == outputs(tmp_path / "local")
+    logs = [cluster.folder / f"log/taskmanager-{number}.log" for number in (1, 2)]
+    assert all("Python sdk harness starting" in log.read_text() for log in logs)
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("curate: pool demo:400")
+    assert all(line.startswith(("choosing: ", "images: ")) for line in lines[1:])
+    assert "choosing: 1,600 of 1,600 rows in 4 passes (100%)" in done.stderr
+    assert set(pathlib.Path("/tmp").glob("curate-job-server-*")) <= before
+
+
+@pytest.mark.slow
+def test_a_broken_file_is_named(cluster, toy_pool, tmp_path):
+    (file, *_) = sorted(toy_pool.iterdir())
+    column = pq.read_metadata(file).row_group(0).column(2)
+    with open(file, "r+b") as raw:  # the caption's pages; the footer stays whole
+        raw.seek(column.dictionary_page_offset or column.data_page_offset)
+        raw.write(b"\xff" * column.total_compressed_size)
+    done = curate("--pool", toy_pool, "--recipe", "basic_filter", "--select-only", "--out", tmp_path / "run",
+                  *cluster.options)  # fmt: skip
+    assert done.returncode == 1
+    assert str(file) in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "it is started again" not in done.stderr
+
+
+@pytest.mark.slow
+def test_kills_do_not_change_the_bytes(cluster, tmp_path):
+    seed = int(os.environ.get("KILLS_SEED") or secrets.randbelow(1 << 31))
+    print(f"KILLS_SEED={seed}")  # shown where the test fails
+    kill_runs(int(os.environ.get("KILLS") or 1), seed, tmp_path, cluster, print)
+
+
+@pytest.mark.slow
+def test_the_embedded_flink_needs_java_alone(parts, tmp_path):
+    jar, _ = parts
+    options = ["--flink_job_server_jar", jar, "--flink_version", "1.19"] if jar else []
+    args = (*DEMO, "--recipe", "clip_score_l14_30_percent", "--select-only", "--out")
+    done = curate(*args, tmp_path / "run", "--runner", "flink", "--flink_master=[local]", *options)
+    assert done.returncode == 0, done.stderr
+    assert curate(*args, tmp_path / "local").returncode == 0
+    assert outputs(tmp_path / "run") == outputs(tmp_path / "local")
