@@ -21,7 +21,7 @@ from filters.duplicates import Distinct
 from filters.recipes import Recipe
 from filters.semantic_distinct import SemanticDistinct, repeats
 from metadata.errors import CurateError
-from pipeline import carried, groups, select
+from pipeline import carried, groups, parts, select
 
 DIMS = 768
 
@@ -169,7 +169,7 @@ def test_other_embeddings(tmp_path: pathlib.Path) -> None:
     values[20:] = values[:20]
     np.save(tmp_path / "c.npy", values[:3])
     step = SemanticDistinct(f"{tmp_path}/c.npy", 0.05, embedding="b32_txt")
-    assert (step.columns, step.carried) == (("uid", "b32_txt"), "b32_txt")
+    assert (step.columns, step.carried) == (("uid", "b32_txt"), ("b32_txt", 512))
     assert len(judged(step, batch_of(uids_of(40), values, "b32_txt"), values)) == 20
 
 
@@ -258,7 +258,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(pool, centroids, tmp_pa
     choose_in_a_loop(recipe, pieces, choice)
     calls, fatal = itertools.count(), -1
     for module, name in ((carried.Carried, "add"), (carried.Carried, "write"), (carried.Carried, "add_part"),
-                         (groups, "_write_parts"), (groups, "settle_piece")):  # fmt: skip
+                         (parts, "write"), (groups, "settle_piece")):  # fmt: skip
         real = getattr(module, name)
 
         def dying(*args, real=real):
