@@ -205,7 +205,7 @@ def _train(planned: Plan, log: Log) -> None:
 def _running(command: Sequence[str], printed: Any) -> Any:
     """The trainer while the block lasts: it ends with it, and with this process, however that ends."""
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, process_group=0
     )
     try:
         yield process

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts")
+NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "train")
 
 
 def main() -> int:
