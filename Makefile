@@ -35,7 +35,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-all: $(VENV)/installed-test
-	$(BIN)/pip install --quiet --editable '.[test,laion2b,clusters,train,bench]'
+	$(BIN)/pip install --quiet --editable '.[test,laion2b,clusters,train,bench,mini]'
 	touch $@
 
 clean:

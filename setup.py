@@ -40,6 +40,7 @@ setup(
         "s3": ["s3fs>=2024.6"],
         "gcs": ["gcsfs>=2024.6"],
         "clusters": ["faiss-cpu>=1.9,<2"],  # k-means of `curate centroids`
+        "mini": ["scikit-learn>=1.4"],  # its handwritten digits as an evaluation set
         "train": ["open_clip_torch>=3.2,<5", "braceexpand", "pandas"],  # the last two are its trainer's
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],

@@ -125,6 +125,7 @@ class Balance(Fit):
     model: str | None = None
     _listed: EntryList | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     tells: ClassVar[bool] = True
+    comes_last: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         given = [name for name in ("t", "tail_share", "target") if getattr(self, name) is not None]
@@ -138,8 +139,7 @@ class Balance(Fit):
         if self.tail_share is not None and not 0 < self.tail_share < 1:
             raise CurateError(f"balance: tail_share is {self.tail_share}, but it lies above 0 and below 1. "
                               f"MetaCLIP's is 0.06.")
-        if not 0 <= self.seed < 1 << 64:
-            raise CurateError(f"balance: seed is {self.seed}, but it lies from 0 to 2**64 - 1. Give 0.")
+        balancing.check_seed(self.seed, self.name)
         object.__setattr__(self, "passes", 2 if self.target else 1)
 
     @property
@@ -205,6 +205,12 @@ class Balance(Fit):
             state[name] += other[name]
         return state
 
+    def grown(self, state: dict[str, Any], times: float) -> dict[str, Any]:
+        """Counts of entries times as large: exact where t is far above `times`, as rarer entries are always kept."""
+        unlisted = collections.Counter({name: round(n * times) for name, n in state["unlisted"].items()})
+        return {"counts": np.rint(state["counts"] * times).astype(np.int64), "rows": round(state["rows"] * times),
+                "matching": round(state["matching"] * times), "unlisted": unlisted}  # fmt: skip
+
     def finish(self, state: dict[str, Any]) -> Filter | Fit:
         if self.target is not None:
             if state["matching"] < self.target:
@@ -257,6 +263,9 @@ class BalanceToTarget(Fit):
     def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
         state += other
         return state
+
+    def grown(self, state: np.ndarray, times: float) -> np.ndarray:
+        return np.rint(state * times).astype(np.int64)
 
     def finish(self, state: np.ndarray) -> Filter:
         target = self.balance.target or 0

@@ -1,17 +1,20 @@
 """The contracts of curation: a Filter decides row by row, a Fit must first see every row that reaches it.
 
-A Grouping compares rows that share a value, a Scorer adds a column that is costly, and a Tally counts what became of
+A Grouping compares rows that are alike, a Scorer adds a column that is costly, and a Tally counts what became of
 it. Nothing here or beside it knows of files, models' homes or Beam: batches of Arrow columns go in, booleans come out.
 """
 
 import abc
 import dataclasses
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+
+from metadata.keys import KEY_DTYPE
 
 
 class Scorer(abc.ABC):
@@ -51,6 +54,10 @@ class Step(abc.ABC):
     paths: ClassVar[tuple[str, ...]] = ()
     #: How often a run must see the rows before it can choose them by the step.
     passes: ClassVar[int] = 0
+    #: Whether it must be the last step of a recipe.
+    comes_last: ClassVar[bool] = False
+    #: Whether a sample of a pool tells about what share the step keeps of the whole; else it keeps more of a sample.
+    is_told_by_sample: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -83,36 +90,53 @@ class Filter(Step):
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """Boolean without nulls, shape (batch.num_rows,): True stays. A null value in a column it reads is dropped."""
 
+    def copies(self, batch: pa.RecordBatch) -> np.ndarray | None:
+        """How often each row is taken: int64, shape (batch.num_rows,), 0 where it is dropped; None for once each.
+
+        Only a step that comes last may have a filter that takes rows more than once.
+        """
+        return None
+
     def tally(self) -> "Tally | None":
         """What is to be counted once the rows are chosen; a Fit that finishes as a filter with one `tells` of it."""
         return None
 
 
-class Grouping(Step):
-    """A filter that compares the rows of a group: those that share a value, in whatever files they are.
+#: What is known of a row in a group: the group's key, two numbers; what orders a group, `order` ascending and of equal
+#: ones `rank`; and the row's number.
+ROW = np.dtype([*KEY_DTYPE.descr, ("rank", "<u8"), ("order", "<f4"), ("row", "<u4")])
 
-    It names each row's value and rank, and judges a group whole; to bring a group together is the pipeline's, which
-    does so by hashes of the values, in memory that does not grow with the pool. Rows are those that reached the step.
-    One without a value is in no group, and stays.
+
+class Grouping(Step):
+    """A filter that compares the rows of a group, in whatever files they are: those that share a value, or a cluster.
+
+    It says of each row in which group it is and where, and judges a group whole; to bring a group together is the
+    pipeline's, which does so by ranges of keys, in memory that does not grow with the pool. Keys are spread evenly over
+    the numbers of 128 bits. Rows are those that reached the step.
     """
 
     passes: ClassVar[int] = 1
-    #: The column with the value.
-    by: str
-    #: So many of a group decide about it, the first by rank: all others are dropped, however many they are.
-    deciding: int
-
-    def ranks(self, batch: pa.RecordBatch) -> np.ndarray:
-        """What orders a group: uint64, shape (batch.num_rows,), from each row alone; by default nothing does."""
-        return np.zeros(batch.num_rows, np.uint64)
+    is_told_by_sample: ClassVar[bool] = False  # rows of a group are rarely in one sample
+    #: So many of a group decide about it, the first in order: all others are dropped, however many they are.
+    deciding: int = sys.maxsize
+    #: The feature that a group's rows are compared by, which the pipeline brings along with them, and its dimensions.
+    carried: tuple[str, int] | None = None
+    #: Whether a row that is in no group stays.
+    keeps_others: ClassVar[bool] = True
 
     @abc.abstractmethod
-    def judge(self, sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """Which rows stay: bool, shape (rows,).
+    def rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        """The rows that are in a group: ROW, in the batch's order, numbered from its first; from each row alone."""
+
+    @abc.abstractmethod
+    def judge(self, sizes: np.ndarray, places: np.ndarray, features: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """Which rows of some whole groups stay, one group after the other, each in its order: bool, shape (rows,).
 
         Args:
             sizes: int64, shape (rows,): how many rows each one's group has; or fewer, but no fewer than `deciding`.
             places: int64, shape (rows,): how many rows of its group come before it.
+            features: those of the rows from one number up to another: in the type of the feature that is `carried`,
+                shape (rows, dims). They are read from a file: ask for a thousand at a time.
         """
 
 
@@ -141,6 +165,14 @@ class Fit(Step):
     @abc.abstractmethod
     def merge(self, state: Any, other: Any) -> Any:
         """Both states' rows in one; may change `state` in place."""
+
+    def grown(self, state: Any, times: float) -> Any:
+        """`state` as a pool leaves it of which its rows are a sample, and which has `times` as many.
+
+        For most fits the same, for all that they look at is shares. One that compares counts with a number of rows that
+        the user gives multiplies them.
+        """
+        return state
 
     @abc.abstractmethod
     def finish(self, state: Any) -> "Filter | Fit":

@@ -10,14 +10,13 @@ import pyarrow.compute as pc
 from filters.base import Filter
 from filters.best import Best
 from metadata.errors import CurateError, unknown
-
-SCORES = {"b32": "clip_b32_similarity_score", "l14": "clip_l14_similarity_score"}
+from metadata.schema import MODEL_NAME, MODELS, score_column
 
 
 def _columns(model: str) -> tuple[str, ...]:
-    if model not in SCORES:
-        raise unknown("model", model, SCORES, where="clip_score")
-    return (SCORES[model],)
+    if not MODEL_NAME.fullmatch(model):
+        raise unknown("model", model, MODELS, where="clip_score")
+    return (score_column(model),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ClipScore(Filter):
     NaN is dropped.
 
     Args:
-        model: whose score: `b32` for OpenAI's ViT-B/32, `l14` for its ViT-L/14.
+        model: whose score: `b32` for OpenAI's ViT-B/32, `l14` for its ViT-L/14, or a name given to `curate score`.
         threshold: a cosine.
 
     Source: DataComp (arXiv:2304.14108), clip_score with a threshold.

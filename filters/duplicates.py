@@ -1,27 +1,50 @@
 """Filters on rows that have the same image, url or caption as others, wherever in the pool those are."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from filters.base import Grouping
+from filters.base import ROW, Grouping
 from metadata import balancing, uids
 from metadata.errors import CurateError, unknown
+from metadata.keys import keys_of
 
 #: Columns that groups may be made by.
 COLUMNS = ("sha256", "url", "text")
 
 
-def _check(step: "Distinct | GroupSize") -> None:
-    if step.by not in COLUMNS:
-        raise unknown("column", step.by, COLUMNS, where=step.name)
-    if step.at_most < 1:
-        raise CurateError(f"{step.name}: at_most is {step.at_most}, but a group has at least 1 row. Give at least 1.")
+class _SameValue(Grouping):
+    """Groups are the rows with the same value in a column; a row whose value is null is in none."""
+
+    by: str
+    at_most: int
+
+    def check(self) -> None:
+        """Raises CurateError for parameters out of range."""
+        if self.by not in COLUMNS:
+            raise unknown("column", self.by, COLUMNS, where=self.name)
+        if self.at_most < 1:
+            raise CurateError(f"{self.name}: at_most is {self.at_most}, but a group has at least 1 row. Give at "
+                              f"least 1.")  # fmt: skip
+
+    def ranks(self, batch: pa.RecordBatch) -> np.ndarray:
+        """What orders a group: uint64, shape (batch.num_rows,); by default nothing does."""
+        return np.zeros(batch.num_rows, np.uint64)
+
+    def rows(self, batch: pa.RecordBatch) -> np.ndarray:
+        valid = pc.is_valid(batch.column(self.by))
+        batch, numbers = batch.filter(valid), np.flatnonzero(valid)
+        rows, key = np.zeros(len(numbers), ROW), keys_of(batch.column(self.by), self.by)
+        rows["high"], rows["low"] = key["high"], key["low"]
+        rows["rank"], rows["row"] = self.ranks(batch), numbers
+        return rows
 
 
 @dataclasses.dataclass(frozen=True)
-class Distinct(Grouping):
+class Distinct(_SameValue):
     """Keeps at most `at_most` rows of those that have the same value.
 
     Those with the smallest hashes of (uid, seed) stay, so they are the same in any order of rows and files. Values are
@@ -38,9 +61,8 @@ class Distinct(Grouping):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not 0 <= self.seed < 1 << 64:
-            raise CurateError(f"distinct: seed is {self.seed}, but it lies from 0 to 2**64 - 1. Give 0.")
+        self.check()
+        balancing.check_seed(self.seed, self.name)
         object.__setattr__(self, "columns", ("uid", self.by))
 
     @property
@@ -50,12 +72,12 @@ class Distinct(Grouping):
     def ranks(self, batch: pa.RecordBatch) -> np.ndarray:
         return balancing.row_hashes(uids.parse(batch.column("uid")), self.seed)
 
-    def judge(self, sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def judge(self, sizes: np.ndarray, places: np.ndarray, features: Callable[[int, int], np.ndarray]) -> np.ndarray:
         return places < self.at_most
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupSize(Grouping):
+class GroupSize(_SameValue):
     """Keeps rows whose value at most `at_most` rows have, themselves included; of a larger group none stays.
 
     Values are the same as in Distinct, and so is what becomes of null.
@@ -72,12 +94,12 @@ class GroupSize(Grouping):
     at_most: int
 
     def __post_init__(self) -> None:
-        _check(self)
+        self.check()
         object.__setattr__(self, "columns", (self.by,))
 
     @property
     def deciding(self) -> int:  # type: ignore[override]
         return self.at_most + 1
 
-    def judge(self, sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    def judge(self, sizes: np.ndarray, places: np.ndarray, features: Callable[[int, int], np.ndarray]) -> np.ndarray:
         return sizes <= self.at_most

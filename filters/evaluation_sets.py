@@ -12,7 +12,7 @@ from filters import features, vectors
 from filters.base import Filter
 from filters.nearest import Nearest
 from metadata.errors import CurateError, unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 #: The cosine of CommonPool's `dedup` descriptors from which on DataComp holds two images for the same.
 DEDUP_THRESHOLD = 0.604169
@@ -39,7 +39,7 @@ class OutsideEvaluationSets(Filter):
     embedding: str = "dedup"
 
     def __post_init__(self) -> None:
-        if self.embedding not in FEATURES:
+        if not is_feature(self.embedding):
             raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         if self.threshold is None:
             if self.embedding != "dedup":

@@ -20,6 +20,9 @@ _WIDE = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     """The column's numbers, shape (rows, dims), in its type; a null is NaN. Where there is none, nothing is copied."""
+    if not pa.types.is_fixed_size_list(column.type):
+        raise CurateError(f"features: a column is of type {column.type}, but features are lists of one length. Name "
+                          f"another column.")  # fmt: skip
     dims = column.type.list_size
     values = column.values.slice(column.offset * dims, len(column) * dims)
     found = values.to_numpy(zero_copy_only=not values.null_count).reshape(len(column), dims)

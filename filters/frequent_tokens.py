@@ -47,6 +47,7 @@ class FrequentTokens(Fit):
     most: int = 250_000
     cells: int = 1 << 22
     columns = ("text",)
+    is_told_by_sample = False  # it has fewer different tokens
 
     def __post_init__(self) -> None:
         if self.most < 1:

@@ -1,5 +1,6 @@
 """Several scores as one: each scaled, weighed, and added up."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -18,64 +19,52 @@ from metadata.errors import CurateError, printable, unknown
 SCALES = ("standardise", "min_max")
 
 
-@dataclasses.dataclass(frozen=True)
-class FusedScoreFraction(Fit):
-    """Finishes as the FusedScore that keeps the int(rows * fraction) rows whose fused score is highest, and ties.
+class Fused(Fit):
+    """The first pass of what chooses by a fused score: finishes as what `then` makes of the scales.
 
     A fused score is the sum over the columns of weight * (score - offset) / divisor. Standardised, offset and divisor
     are the column's mean and its standard deviation (of a population); min-maxed, its least value and how far that is
     from its greatest. They are of the rows that reached the step and have all the scores. A row that lacks one (null,
     NaN and infinity are none) counts as a row, is counted besides, and is never kept.
-
-    Args:
-        weights: by column, of the files or of the pool; a name that files have is theirs.
-        fraction: above 0, below 1.
-        files: path, or a glob of paths, of parquet files with a column `uid` and columns of scores. A column may be
-            spread over several files; a uid has one score in each column.
-        scale: `standardise` or `min_max`.
-
-    Source: M-FLYT (arXiv:2503.08805) publishes weights of twelve scores of DataComp's medium pool.
     """
 
     weights: dict
-    fraction: float
-    files: str | None = None
-    scale: str = "standardise"
-    _hashes: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
-    passes: ClassVar[int] = 3  # one for the scales, two for the threshold
-    name = "fused_score"  # type: ignore[assignment]
+    files: str | None
+    scale: str
+    _hashes: dict[str, str]
+    paths: ClassVar[tuple[str, ...]] = ("files",)
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise CurateError("fused_score: weights are empty, but at least one score is needed. Write for example: "
-                              "weights: {clip_l14_similarity_score: 0.5, dfn: 1}")
+            raise CurateError(f"{self.name}: weights are empty, but at least one score is needed. Write for example: "
+                              f"weights: {{clip_l14_similarity_score: 0.5, dfn: 1}}")
         for name, weight in self.weights.items():
             number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
             if not isinstance(name, str) or not number or not weight:
-                raise CurateError(f"fused_score: the weight of {printable(name)!r} is {printable(weight)!r}, but it is "
+                raise CurateError(f"{self.name}: the weight of {printable(name)!r} is {printable(weight)!r}, but it is "
                                   f"a number other than 0 by the name of a column. Mend it, or leave it out.")
         if self.scale not in SCALES:
-            raise unknown("scale", self.scale, SCALES, where="fused_score")
-        if not 0 < self.fraction < 1:
-            raise CurateError(f"fused_score: fraction is {self.fraction}, but it lies above 0 and below 1. "
-                              f"Give 0.3 for the best 30 percent.")
+            raise unknown("scale", self.scale, SCALES, where=self.name)
         object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items()})
         object.__setattr__(self, "columns", tuple(self.weights))
 
-    def with_files(self, files: Mapping[str, str]) -> "FusedScoreFraction":
+    def with_files(self, files: Mapping[str, str]) -> "Fused":
         """Itself, with the files looked at.
 
         Raises:
             CurateError: they are not there, can't be read, are no scores, or have none of the columns.
         """
-        if self.files is None:
-            return self
-        sources = {name: paths for name, paths in joined.sources(self.files, list(self.weights)).items() if paths}
+        made = super().with_files(files)
+        assert isinstance(made, Fused)
+        if made.files is None:
+            return made
+        found = joined.sources(made.files, list(self.weights), self.name)
+        sources = {name: paths for name, paths in found.items() if paths}
         if not sources:
             names = " or ".join(map(printable, self.weights))
-            raise CurateError(f"fused_score: {self.files} has no column named {names}, but scores are read from there. "
+            raise CurateError(f"{self.name}: {made.files} has no column named {names}, but scores are read from there. "
                               f"Mend the names, or leave `files` out.")
-        made = dataclasses.replace(self)
+        made = dataclasses.replace(made)  # type: ignore[type-var]
         object.__setattr__(made, "scorers", tuple(JoinedScore(name, paths) for name, paths in sources.items()))
         object.__setattr__(made, "_hashes", {name: joined.sha256(paths) for name, paths in sources.items()})
         return made
@@ -83,7 +72,11 @@ class FusedScoreFraction(Fit):
     def describe(self) -> dict[str, Any]:
         """The parameters, but the files by column and sha256: where they lie does not matter."""
         files = {"files": self._hashes} if self._hashes else {}
-        return {"weights": self.weights, **files, "scale": self.scale, "fraction": self.fraction}
+        return {"weights": self.weights, **files, "scale": self.scale}
+
+    @abc.abstractmethod
+    def then(self, fused: "FusedScore") -> Fit:
+        """The Fit of the next pass, which chooses by `fused.scores`."""
 
     def empty(self) -> dict[str, Any]:
         """Rows; rows that have all scores; and by column, in the order of the weights: rows that lack it, float32 least
@@ -123,10 +116,10 @@ class FusedScoreFraction(Fit):
                 offsets[name] = float(state["least"][n])
                 divisors[name] = float(state["most"][n]) - offsets[name]
             if not divisors[name]:
-                raise CurateError(f"fused_score: {printable(name)} is {offsets[name]:g} in every row, but what is "
+                raise CurateError(f"{self.name}: {printable(name)} is {offsets[name]:g} in every row, but what is "
                                   f"scaled must differ. Leave it out of the weights.")
         counted = {"rows": state["rows"], "rows_without_score": state["rows"] - state["whole"], "rows_lacking": lacking}
-        return _BestFused(FusedScore(self, offsets, divisors, -math.inf, counted))
+        return self.then(FusedScore(self, offsets, divisors, -math.inf, counted))
 
     def _check_join(self, rows: int, whole: int, lacking: dict[str, int]) -> None:
         """Raises CurateError where most rows lack a score: then it is of another pool."""
@@ -137,18 +130,55 @@ class FusedScoreFraction(Fit):
             given = f"none of the {rows:,} rows that reach it has all the scores"
         else:
             return
-        raise CurateError(f"fused_score: {given}, but a row without a score is dropped. Check that the scores are of "
+        raise CurateError(f"{self.name}: {given}, but a row without a score is dropped. Check that the scores are of "
                           f"this pool: they are joined by uid.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedScoreFraction(Fused):
+    """Finishes as the FusedScore that keeps the int(rows * fraction) rows whose fused score is highest, and ties.
+
+    See Fused for what a fused score is.
+
+    Args:
+        weights: by column, of the files or of the pool; a name that files have is theirs.
+        fraction: above 0, below 1.
+        files: path, or a glob of paths, of parquet files with a column `uid` and columns of scores. A column may be
+            spread over several files; a uid has one score in each column.
+        scale: `standardise` or `min_max`.
+
+    Source: M-FLYT (arXiv:2503.08805) publishes weights of twelve scores of DataComp's medium pool.
+    """
+
+    weights: dict
+    fraction: float
+    files: str | None = None
+    scale: str = "standardise"
+    _hashes: dict[str, str] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    passes: ClassVar[int] = 3  # one for the scales, two for the threshold
+    name = "fused_score"  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.fraction < 1:
+            raise CurateError(f"fused_score: fraction is {self.fraction}, but it lies above 0 and below 1. "
+                              f"Give 0.3 for the best 30 percent.")
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"fraction": self.fraction}
+
+    def then(self, fused: "FusedScore") -> Fit:
+        return _BestFused(fused, self.fraction)
 
 
 @dataclasses.dataclass(frozen=True)
 class FusedScore(Filter):
     """Keeps rows whose fused score, computed in float64 and compared in float32, is at least `threshold`.
 
-    A row that lacks a score is dropped. See FusedScoreFraction.
+    A row that lacks a score is dropped. See Fused.
     """
 
-    fit: FusedScoreFraction
+    fit: Fused
     offsets: dict[str, float]
     divisors: dict[str, float]
     threshold: float
@@ -166,7 +196,7 @@ class FusedScore(Filter):
         """float32; null for a row that lacks one of its scores."""
         total = np.zeros(batch.num_rows)
         for name, weight in self.fit.weights.items():
-            values = joined.numbers(batch.column(name), name, self.name).astype(np.float64)
+            values = joined.numbers(batch.column(name), name, self.fit.name).astype(np.float64)
             total += weight * ((values - self.offsets[name]) / self.divisors[name])
         return pa.array(total.astype(np.float32), mask=np.isnan(total))
 
@@ -180,12 +210,12 @@ class _BestFused(Best):
     """The passes after the first: finishes as the FusedScore with its threshold."""
 
     fused: FusedScore
+    fraction: float
     name = "fused_score"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("columns", "scorers"):
             object.__setattr__(self, name, getattr(self.fused, name))
-        object.__setattr__(self, "fraction", self.fused.fit.fraction)
 
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
         return self.fused.scores(batch)

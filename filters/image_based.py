@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from filters import features, vectors
+from filters import features, nearest, vectors
 from filters.base import Filter
-from filters.nearest import Nearest
 from metadata.errors import unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class ImageBased(Filter):
     paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
-        if self.embedding not in FEATURES:
+        if not is_feature(self.embedding):
             raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         object.__setattr__(self, "columns", (self.embedding,))
 
@@ -56,11 +55,14 @@ class ImageBased(Filter):
     @functools.cached_property
     def wanted(self) -> np.ndarray:
         """Which centroids are the nearest of a target: bool, shape (centroids,)."""
-        nearest = _nearest(self.centroids, self.embedding)
-        wanted = np.zeros(len(nearest.vectors), bool)
+        find = self._nearest()
+        wanted = np.zeros(len(find.vectors), bool)
         for block in vectors.Vectors(self.targets, self.embedding, f"{self.name}: targets").blocks():
-            wanted[nearest(block)] = True
+            wanted[find(block)] = True
         return wanted
+
+    def _nearest(self) -> nearest.Nearest:
+        return nearest.load(self.centroids, self.embedding, f"{self.name}: centroids")
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get `wanted` with the step: to find it takes as long for a million targets as to filter so many rows.
@@ -70,10 +72,5 @@ class ImageBased(Filter):
         values = features.matrix(batch.column(self.embedding))
         keep = np.zeros(len(values), bool)
         for part, rows, there in features.unit_blocks(values, self.embedding):
-            keep[part] = there & self.wanted[_nearest(self.centroids, self.embedding)(rows)]
+            keep[part] = there & self.wanted[self._nearest()(rows)]
         return pa.array(keep)
-
-
-@functools.lru_cache(maxsize=2)
-def _nearest(centroids: str, embedding: str) -> Nearest:
-    return Nearest(vectors.Vectors(centroids, embedding, "image_based: centroids"))

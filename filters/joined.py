@@ -55,15 +55,15 @@ class JoinedScore(Scorer):
         return lambda batch: _find(uids.parse(batch.column("uid")), *table)
 
 
-def sources(pattern: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Which of the files have a column of which of the names; () for a name that no file has.
+def sources(pattern: str, names: Sequence[str], where: str) -> dict[str, tuple[str, ...]]:
+    """Which of the files have a column of which of the names; () for a name that no file has. `where` is the step.
 
     Raises:
         CurateError: no file fits the pattern, one can't be read, has no uid, or has a column that is no number.
     """
     paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
     if not paths:
-        raise CurateError(f"fused_score: no file fits {printable(pattern)!r}, but scores are read from there. Check "
+        raise CurateError(f"{where}: no file fits {printable(pattern)!r}, but scores are read from there. Check "
                           f"the path.")
     found: dict[str, list[str]] = {name: [] for name in names}
     for path in paths:

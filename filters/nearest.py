@@ -1,9 +1,12 @@
 """The nearest of many vectors, by products in blocks."""
 
+import functools
+
 import numpy as np
 
+from filters import gpu
 from filters.features import inner
-from filters.vectors import Vectors
+from filters.vectors import Vectors, check_dims
 
 #: Products are taken of so many rows with so many vectors at a time: 32 MB of float32.
 _ROWS = 1024
@@ -27,13 +30,15 @@ class Nearest:
             first, longest = first + len(block), max(longest, inner(block, block).max())
         # Twice what rounding may change a float32 product with a row of length 1 by, in whatever order it is summed.
         self.slack = 2 * vectors.dims * 2.0**-24 * longest**0.5
+        self.gpu = gpu.Largest(self.vectors) if gpu.device() else None
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Which vector is the nearest of each row.
 
         Products are taken in float32. Where its rounding leaves open which is the largest, float64 decides, and of
         equal products the lowest index. So the answer is exact, and the same in any batch and on any machine: to what
-        a float32 product is rounded depends on both.
+        a float32 product is rounded depends on both. A GPU, where there is one, finds all that its float32 leaves no
+        doubt of.
 
         Args:
             rows: float32, shape (rows, dims), in C order, finite.
@@ -41,8 +46,18 @@ class Nearest:
         Returns:
             int64, shape (rows,).
         """
-        index, largest = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
+        check_dims(rows, self.vectors.shape[1])
         slack = np.float32(1.01 * self.slack) * np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        if self.gpu is None:
+            return self._search(rows, slack)
+        index, lead = self.gpu(rows)
+        open_rows = np.flatnonzero(lead <= slack)
+        index[open_rows] = self._search(rows[open_rows], slack[open_rows])
+        return index
+
+    def _search(self, rows: np.ndarray, slack: np.ndarray) -> np.ndarray:
+        """All of it on the CPU; products that differ by less than `slack`, float32, shape (rows,), may be the same."""
+        index, largest = np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf, np.float32)
         space = np.empty(_ROWS * min(_VECTORS, len(self.vectors)), np.float32)
         for start in range(0, len(rows), _ROWS):
             part = slice(start, start + _ROWS)
@@ -81,3 +96,9 @@ class Nearest:
         order = np.lexsort((vector, -exact, row))
         best = order[np.diff(row[order], prepend=-1) > 0]
         index[row[best]] = vector[best]
+
+
+@functools.lru_cache(maxsize=2)
+def load(path: str, embedding: str, where: str) -> Nearest:
+    """Of the vectors in the file or files of that path, kept for the process; raises CurateError where Vectors does."""
+    return Nearest(Vectors(path, embedding, where))

@@ -15,6 +15,7 @@ from filters.best import Best
 from filters.features import TOLERANCE, inner, matrix, unit, unit_blocks
 from metadata import uids as uid
 from metadata.errors import CurateError, unknown
+from metadata.schema import MODEL_NAME, MODELS
 
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 1024
@@ -41,8 +42,9 @@ def scores(
 
     In each draw every pair is in one batch. Batches are cut from the pairs in the order of a hash of uid, seed and
     draw, so they do not depend on the order of the rows. The last batch, which is short, is filled up with pairs from
-    the start of that order, because a sum over fewer pairs is smaller. A file of fewer pairs than a batch fills it
-    several times over, i among them: take a batch no larger than the smallest file.
+    the start of that order, because a sum over fewer pairs is smaller. A file of fewer pairs than a batch is one batch,
+    all its pairs once, in any draw; its sums are taken times batch / pairs: that changes no order within the file, and
+    its scores compare with those of larger files.
 
     Args:
         images, texts: float16 or float32, shape (rows, dims), of unit length; memory-mapped or not. Only a batch of
@@ -58,23 +60,25 @@ def scores(
         CurateError: features that are not of unit length, or a parameter out of range.
 
     Source: negCLIPLoss (arXiv:2405.19547); batch, tau and draws are the paper's.
-    Differs: the last batch is filled up, and sums are taken so that they do not overflow.
+    Differs: the last batch is filled up, a small file's sums are those of a full batch, and no sum overflows.
     """
     _check(batch, tau, draws)
     cosines = _cosines(images, texts)
     rows = np.flatnonzero(~np.isnan(cosines))
     losses = np.zeros(len(cosines))
+    size = min(batch, max(len(rows), 1))
+    draws = draws if size < len(rows) else 1  # a batch of all pairs is the same in any draw
     for draw in range(draws):
         order = rows[np.argsort(_hashes(uids[rows], seed, draw), kind="stable")]
-        for start in range(0, len(order), batch):
-            own = order[start : start + batch]
-            members = np.concatenate([own, np.resize(order, batch - len(own))])
+        for start in range(0, len(order), size):
+            own = order[start : start + size]
+            members = np.concatenate([own, np.resize(order, size - len(own))])
             place = np.argsort(members, kind="stable")  # files are read in order
             images_of, texts_of = (unit(array[members[place]], "")[0] for array in (images, texts))
-            sums = np.empty(batch)
+            sums = np.empty(size)
             sums[place] = _log_sums(images_of, texts_of, tau)
             losses[own] += sums[: len(own)]
-    return (cosines - tau / 2 * losses / draws).astype(np.float32)
+    return (cosines - tau * (losses / draws / 2 + math.log(batch / size))).astype(np.float32)
 
 
 def _check(batch: int, tau: float, draws: int) -> None:
@@ -99,8 +103,8 @@ class NegClipLossScores(Scorer):
     is_of_piece = True
 
     def __post_init__(self) -> None:
-        if self.embedding not in ("l14", "b32"):
-            raise unknown("embedding", self.embedding, ("l14", "b32"), where="negcliploss")
+        if not MODEL_NAME.fullmatch(self.embedding):
+            raise unknown("embedding", self.embedding, MODELS, where="negcliploss")
         _check(self.batch, self.tau, self.draws)
         object.__setattr__(self, "columns", ("uid", f"{self.embedding}_img", f"{self.embedding}_txt"))
 
@@ -141,7 +145,7 @@ class NegClipLossFraction(Best):
 
     Args:
         fraction: above 0, below 1; 0.3 in the paper.
-        embedding: whose features: `l14` or `b32`; the others are as in `scores`.
+        embedding: whose features: `l14`, `b32` or a name given to `curate score`; the others are as in `scores`.
 
     Source: negCLIPLoss (arXiv:2405.19547).
     """

@@ -15,7 +15,7 @@ from filters.base import Filter, Step
 from filters.best import Best
 from filters.nearest import Nearest
 from metadata.errors import CurateError, printable, unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 
 NORMS = ("l2", "linf")
 
@@ -99,9 +99,10 @@ class NormSimFraction(Best):
 
 
 def _columns(norm: str, embedding: str) -> tuple[str, ...]:
-    for kind, given, known in (("norm", norm, NORMS), ("embedding", embedding, FEATURES)):
-        if given not in known:
-            raise unknown(kind, given, known, where="normsim")
+    if norm not in NORMS:
+        raise unknown("norm", norm, NORMS, where="normsim")
+    if not is_feature(embedding):
+        raise unknown("embedding", embedding, FEATURES, where="normsim")
     return (embedding,)
 
 
@@ -141,6 +142,7 @@ def _measure(targets: str, norm: str, embedding: str) -> Callable[[np.ndarray], 
 
 def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
     """The root of x' form x of each row x: with the sum of gg' over all targets g, that is the l2 norm."""
+    vectors.check_dims(rows, len(form))
     wide = rows.astype(np.float64)
     squares = np.einsum("ij,ij->i", wide @ form, wide)
     return np.sqrt(np.maximum(squares, 0))  # rounding may take nothing below nothing

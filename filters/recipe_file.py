@@ -35,7 +35,9 @@ from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSim, NormSimFraction
 from filters.not_listed import NotListed
 from filters.recipes import Recipe
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
+from filters.soft_cap import SoftCap
 from filters.text_based import ImagenetWord
 from filters.where import Where
 from metadata.errors import CurateError, unknown
@@ -55,11 +57,13 @@ STEPS: dict[str, type[Step]] = {
     "imagenet_word": ImagenetWord,
     "frequent_tokens": FrequentTokens,
     "fused_score": FusedScoreFraction,
+    "soft_cap": SoftCap,
     "outside_evaluation_sets": OutsideEvaluationSets,
     "where": Where,
     "balance": Balance,
     "distinct": Distinct,
     "group_size": GroupSize,
+    "semantic_distinct": SemanticDistinct,
     "not_listed": NotListed,
 }
 

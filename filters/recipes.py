@@ -1,6 +1,7 @@
 """Recipes: named lists of steps that choose a subset of a pool."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,11 +13,16 @@ from filters.balance import Balance
 from filters.base import Filter, Scorer, Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
+from filters.duplicates import GroupSize
+from filters.frequent_tokens import FrequentTokens
+from filters.fused_score import FusedScoreFraction
 from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSimFraction
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
+from filters.soft_cap import COPIES, SoftCap
 from filters.text_based import ImagenetWord
 from metadata.errors import CurateError, unknown
 
@@ -51,15 +57,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for number, step in enumerate(self.steps, 1):
-            if isinstance(step, Balance) and number < len(self.steps):
-                raise CurateError(f"recipe {self.name}: balance is step {number} of {len(self.steps)}, but it must be "
-                                  f"the last, as its counts are of what the run keeps. Put it at the end.")
+            if step.comes_last and number < len(self.steps):
+                raise CurateError(f"recipe {self.name}: {step.name} is step {number} of {len(self.steps)}, but it must "
+                                  f"be the last, as its numbers are of what the run keeps. Put it at the end.")
 
 
 DATACOMP = "DataComp (arXiv:2304.14108)"
 
 #: DataComp's image_based: captions that are English and more than a word, of images like those of a benchmark.
 _IMAGE_BASED = (CaptionLength(0, 6), CaptionTokens(2), Language(), ImageBased("centroids", "targets"))
+
+#: M-FLYT's weights of standardised scores. The pool has the first two; a file has the others, under these names.
+_M_FLYT = {
+    "clip_b32_similarity_score": 0.08, "clip_l14_similarity_score": 0.21, "dfn_base": 0.60, "dfn_ft": 0.80,
+    "cc2m_classifier": 0.17, "in1k_classifier": 0.36, "flyt": 0.65, "normsim_inf": 0.55, "negcliploss": 0.51,
+    "hype_d_l": 0.45, "hype_eps_i": -0.05, "hype_eps_t": 0.02,
+}  # fmt: skip
 
 #: What a recipe may give in place of a path.
 _NAME = re.compile(r"[\w-]+")
@@ -110,6 +123,21 @@ RECIPES = {
             (Published("small", 0.039, 0.144), Published("medium", 0.297, 0.328), Published("large", 0.631, 0.537)),
         ),
         Recipe(
+            # Alt texts of an image and tokens are of the raw pool, so they are counted before the rest. The order of
+            # the rest does not matter to the rows: what is as long has the same text. A recipe by name can't do
+            # without a file: near-duplicates of test images are left in.
+            "align",
+            (GroupSize("sha256", 1000), FrequentTokens(), ImageSize(201), AspectRatio(math.nextafter(3, 0)),
+             CaptionLength(3, 0, 20), GroupSize("text", 10)),
+            "Keeps captions of 3 to 20 frequent words that at most 10 images share, of images that are neither small "
+            "nor stretched and have at most 1,000 captions.", "ALIGN (arXiv:2102.05918)",
+        ),
+        Recipe(
+            "dfn", (ClipScoreFraction("dfn", 0.15),),
+            "Keeps the 15 percent that fit best in the eyes of a data filtering network, a CLIP of clean pairs: needs "
+            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)",
+        ),
+        Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),
             "Keeps the 30 percent that fit best, less how well they fit other pairs.", "negCLIPLoss (arXiv:2405.19547)",
         ),
@@ -117,6 +145,20 @@ RECIPES = {
             "negcliploss_normsim", (NegClipLossFraction(0.3), NormSimFraction("targets", 0.2, "pool")),
             "Keeps of these the 20 percent of the pool whose images are most alike to a benchmark's, ImageNet's.",
             "negCLIPLoss and NormSim (arXiv:2405.19547)", "", (Published("medium", 0.327, 0.357),),
+        ),
+        Recipe(
+            "semdedup", (SemanticDistinct("centroids", 0.05),),
+            "Keeps images that have no cosine above 0.95 with one of their cluster that is farther from its centre.",
+            "SemDeDup (arXiv:2303.09540), which has an eps for each share of rows to keep",
+        ),
+        Recipe(
+            "m_flyt", (FusedScoreFraction(_M_FLYT, 0.2, "scores"),),
+            "Keeps the best 20 percent by a weighed sum of twelve published scores.", "M-FLYT (arXiv:2503.08805)",
+        ),
+        Recipe(
+            "m_flyt_scs", (SoftCap(_M_FLYT, "scores"),),
+            "Keeps rows by the same sum, as often as soft cap sampling draws them: as many samples as the pool has "
+            "rows.", "M-FLYT (arXiv:2503.08805)", "", (Published("medium", 0.401, 0.377),),
         ),
         Recipe(
             "metaclip", (Language(), Balance(t=20_000)),
@@ -177,7 +219,7 @@ def open_recipe(
 def file_names(recipe: Recipe) -> tuple[str, ...]:
     """The names that its steps give in place of paths, each once."""
     given = [getattr(step, field) for step in recipe.steps for field in step.paths]
-    return tuple(dict.fromkeys(filter(_NAME.fullmatch, given)))
+    return tuple(dict.fromkeys(name for name in given if name is not None and _NAME.fullmatch(name)))
 
 
 def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
@@ -188,7 +230,8 @@ def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
     if missing := [name for name in names if name not in files]:
         flags = " ".join(f"--file {name}=PATH" for name in missing)
         raise CurateError(f"recipe {recipe.name}: needs a file of {' and one of '.join(missing)}, but none was given. "
-                          f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features.")
+                          f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features; "
+                          f"scores are parquet files with uids.")
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
@@ -210,6 +253,9 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
     """
     made = {scorer.column for scorer in scorers(recipe)}
+    if COPIES in recipe_columns(recipe) and isinstance(recipe.steps[-1], SoftCap):
+        raise CurateError(f"recipe {recipe.name}: reads the pool's {COPIES!r}, but soft_cap writes a column of that "
+                          f"name into kept/. Read it under another name: --columns NAME={COPIES}.")
     for step in recipe.steps:
         for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:

@@ -37,7 +37,7 @@ class Vectors:
         """
         self.names = _names(path, where)
         self.parts = [_read(name, feature, f"{where} {name}") for name in self.names]
-        self.dims = FEATURES[feature].type.list_size
+        self.dims = self.parts[0].shape[1]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
@@ -58,6 +58,13 @@ def sha256(path: str, feature: str, where: str) -> list[str]:
     return hashes
 
 
+def check_dims(rows: np.ndarray, dims: int) -> None:
+    """Raises CurateError unless rows of features have that many numbers: of CommonPool's that is known beforehand."""
+    if rows.shape[1] != dims:
+        raise CurateError(f"features of {rows.shape[1]} numbers are compared with vectors of {dims}, but both must be "
+                          f"of one model. Make the vectors by the model of the features.")  # fmt: skip
+
+
 def _names(path: str, where: str) -> list[str]:
     found = [path] if os.path.exists(path) else sorted(glob.glob(path))
     if not found:
@@ -73,11 +80,11 @@ def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
 def _read(path: str, feature: str, where: str) -> np.ndarray:
     """float16 or float32, shape (vectors, dims)."""
     vectors = _tensor(path, where) if path.endswith((".pt", ".pth")) else _array(path, where)
-    dims = FEATURES[feature].type.list_size
+    dims = FEATURES[feature].type.list_size if feature in FEATURES else "dims"
     if vectors.dtype not in (np.float16, np.float32) or vectors.ndim != 2 or not len(vectors):
         raise CurateError(f"{where}: is {vectors.dtype} of the shape {vectors.shape}, but float16 or float32 of the "
                           f"shape (vectors, {dims}) is needed. Save it so.")  # fmt: skip
-    if vectors.shape[1] != dims:
+    if vectors.shape[1] != dims and feature in FEATURES:
         raise CurateError(f"{where}: has vectors of {vectors.shape[1]} numbers, but {feature} has {dims}: it is of "
                           f"another model. Take the one that made {feature}.")  # fmt: skip
     first = 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from jobs.cli import positive
+from jobs.cli import add_columns_argument, positive
 from metadata.errors import CurateError
 
 
@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "each parquet file, or in a column"
     )  # fmt: skip
     parser.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
+    add_columns_argument(parser)
     parser.add_argument(
         "--embedding", metavar="NAME", default="l14_img", help="the features, of unit length (default: %(default)s)"
     )
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     sample = args.sample or 40 * args.number
     asked = centroids.Asked(args.embedding, args.number, sample, args.iterations, args.seed)
     try:
-        record = centroids.make(open_pool(args.pool, args.scale, {}), asked, args.out, args.overwrite)
+        record = centroids.make(open_pool(args.pool, args.scale, args.columns), asked, args.out, args.overwrite)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
     _summarise(record, args.out)

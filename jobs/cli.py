@@ -6,10 +6,12 @@ import difflib
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.machinery import PathFinder
 
 from metadata.errors import CurateError
 
@@ -17,17 +19,23 @@ from metadata.errors import CurateError
 COMMANDS = {
     "recipes": "list the recipes, with their source and the rows they keep",
     "compare": "how finished runs differ: rows, overlaps, steps, captions, scores, sizes and words",
+    "plan": "what a run would give and cost, told by a few files of its pool and some images",
     "retry": "fetch again the images that failed so, and rewrite only the shards this changes",
     "metadata": "build and describe the entry lists that balancing matches",
     "reshard": "copy a subset's samples out of shards that are already downloaded",
     "centroids": "cluster a pool's features, for the steps that compare rows by clusters",
+    "score": "a model's scores and features of a pool's images and captions, beside the pool's own columns",
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
     "train": "train a CLIP model on the shards of runs, as DataComp does",
+    "evaluate": "a model's scores on DataComp's 38 tasks, or on your own",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C."""
+    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C.
+
+    And 143 where it was asked to end (SIGTERM).
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if argv and argv[0] in COMMANDS:
@@ -47,28 +55,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CurateError as error:
         print(f"curate: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         # Beam's threads lose their connections now, and each would print or log what it thinks of that.
         threading.excepthook = lambda _: None
         logging.disable()
         print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a store that is gone
+        from pipeline.failures import os_sentence
+
+        print(f"curate: {os_sentence(error)}", file=sys.stderr)
+        return 1
 
 
-class _WithoutPandas:
-    """A finder that finds pandas missing."""
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what a cluster, or the system when it shuts down, sends to have a process end."""
 
-    @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(name)
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+class _WithoutPandas(PathFinder):
+    """Python's own finder, to which pandas is not installed; it raises nothing, as torch asks which packages are."""
+
+    @classmethod
+    def find_spec(cls, fullname, path=None, target=None):
+        return None if fullname == "pandas" else super().find_spec(fullname, path, target)
 
 
 def entry() -> None:
     """The console script: `main`."""
+    signal.signal(signal.SIGTERM, _terminate)
     as_command(main)
 
 
@@ -82,7 +103,7 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    sys.meta_path.insert(0, _WithoutPandas)
+    sys.meta_path = [_WithoutPandas if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
@@ -103,7 +124,36 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
     parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
     module.add_arguments(parser)
-    return module.run(parser.parse_args(argv))
+    args, rest = parser.parse_known_args(argv)
+    if rest and "runner" not in args:
+        parser.refuse(rest)
+    if "runner" in args:
+        args.beam_options = rest
+        if rest:
+            from jobs import engines
+
+            engines.check_beam_options(rest, args.runner, parser)
+    return module.run(args)
+
+
+def add_columns_argument(parser: argparse._ActionsContainer) -> None:
+    """What a pool calls our columns."""
+    parser.add_argument(
+        "--columns",
+        metavar="OURS=THEIRS,…",
+        type=_columns,
+        default={},
+        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
+    )
+
+
+def _columns(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(ours and sign for ours, sign, _ in pairs):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
+        )
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -106,7 +106,7 @@ def _share(part: float, whole: float) -> str:
 
 def _rows(run: Mapping[str, Any]) -> list[str]:
     rows, subset = run["rows"], run["subset"]
-    of = [f"{rows['in']:,}", f"{subset['rows']:,}", _share(subset["rows"], rows["in"])] if rows else None
+    of = [f"{rows['in']:,}", f"{subset['rows']:,}", _share(rows["kept"], rows["in"])] if rows else None
     return [
         f"{run['label']}  {printable(run['recipe'] or 'a subset file', _NAME - 3)}",
         *(of or ["unknown", f"{subset['rows']:,}", ""]),

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, positive
-from metadata.errors import CurateError
+from jobs.cli import COMMANDS, Parser, add_columns_argument, positive
+from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
 From a pool of image-text pairs to a DataComp subset file and webdataset shards: chooses rows by a recipe, fetches the
@@ -27,43 +27,10 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.",
     )
-    pool = result.add_argument_group("the pool")
-    pool.add_argument(
-        "--pool",
-        metavar="NAME|ADDRESS",
-        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs none "
-        "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
-    )
-    pool.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
-    pool.add_argument(
-        "--columns",
-        metavar="OURS=THEIRS,…",
-        type=_columns,
-        default={},
-        help="the pool's own names for our columns, as in url=URL,text=TEXT; uid= makes uids from url and text",
-    )
-    pool.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
+    add_pool_arguments(result.add_argument_group("the pool"))
 
     choosing = result.add_argument_group("choosing")
-    choosing.add_argument(
-        "--recipe",
-        metavar="NAME|FILE.yaml",
-        help="one of `curate recipes`, or a file of your own (default: clip_score_balanced)",
-    )
-    choosing.add_argument(
-        "--entries",
-        metavar="NAME|FILE",
-        help="the entry list that recipes by name balance by: wordnet, or a file of `curate metadata` (default: the "
-        "pool's own, wordnet for most)",
-    )
-    choosing.add_argument(
-        "--file",
-        metavar="NAME=PATH",
-        type=_file,
-        action="append",
-        default=[],
-        help="the file that a recipe calls by that name, as image_based does centroids and targets (repeatable)",
-    )
+    add_recipe_arguments(choosing)
     choosing.add_argument("--select-only", action="store_true", help="stop when the subset is chosen; fetch no image")
     choosing.add_argument(
         "--keep-dropped", action="store_true", help="also write dropped uids with the step that dropped them"
@@ -76,14 +43,7 @@ def parser() -> Parser:
         help="stop when a step keeps less than this fraction of the rows that reach it (default: %(default)s)",
     )
 
-    images = result.add_argument_group("images")
-    add_fetch_arguments(images)
-    images.add_argument(
-        "--accept-changed-images",
-        action="store_true",
-        help="keep images whose sha256 is not the pool's any more (kept out and counted otherwise)",
-    )
-    images.add_argument("--no-blur-faces", action="store_true", help="leave the faces in face_bboxes as they are")
+    add_image_arguments(result.add_argument_group("images"))
 
     running = result.add_argument_group("running")
     running.add_argument(
@@ -91,13 +51,71 @@ def parser() -> Parser:
     )
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
-    running.add_argument(
-        "--runner",
-        default="local",
-        metavar="NAME",
-        help="local, or any runner of Beam's such as flink, spark, dataflow",
-    )
+    add_runner_argument(running)
     return result
+
+
+def add_pool_arguments(group: argparse._ActionsContainer) -> None:
+    """Which pool: for the main job, `curate plan` and `curate score`."""
+    group.add_argument(
+        "--pool",
+        metavar="NAME|ADDRESS",
+        help="commoncrawl (DataComp's CommonPool on the Hub), datacomp_1b, demo or demo:PAIRS (made here, needs none "
+        "of the outside), or any parquet file, folder or glob: a path, s3://, gs://, hf://, https://",
+    )
+    group.add_argument("--scale", metavar="SCALE", help="of commoncrawl: small, medium, large or xlarge")
+    add_columns_argument(group)
+    group.add_argument("--limit-files", metavar="N", type=positive, help="try the first N files of the pool only")
+
+
+def add_recipe_arguments(group: argparse._ActionsContainer) -> None:
+    """Which recipe: for the main job and `curate plan`."""
+    group.add_argument(
+        "--recipe",
+        metavar="NAME|FILE.yaml",
+        help="one of `curate recipes`, or a file of your own (default: clip_score_balanced)",
+    )
+    group.add_argument(
+        "--entries",
+        metavar="NAME|FILE",
+        help="the entry list that recipes by name balance by: wordnet, or a file of `curate metadata` (default: the "
+        "pool's own, wordnet for most)",
+    )
+    group.add_argument(
+        "--file",
+        metavar="NAME=PATH",
+        type=_file,
+        action="append",
+        default=[],
+        help="the file that a recipe calls by that name, as image_based does centroids and targets (repeatable)",
+    )
+
+
+def recipe_of(args: argparse.Namespace):
+    """The Recipe that `add_recipe_arguments`' options ask for, with the pool's own entry lists."""
+    from filters import recipes
+    from pipeline.pools import entry_lists
+
+    lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
+    return recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
+
+
+def add_image_arguments(group: argparse._ActionsContainer) -> None:
+    """How images are fetched and made: for the main job and `curate plan`."""
+    add_fetch_arguments(group)
+    group.add_argument(
+        "--accept-changed-images",
+        action="store_true",
+        help="keep images whose sha256 is not the pool's any more (kept out and counted otherwise)",
+    )
+    group.add_argument("--no-blur-faces", action="store_true", help="leave the faces in face_bboxes as they are")
+
+
+def image_options(args: argparse.Namespace):
+    """The ImageOptions that `add_image_arguments`' options ask for."""
+    from pipeline.options import ImageOptions
+
+    return ImageOptions(blur_faces=not args.no_blur_faces, accept_changed=args.accept_changed_images)
 
 
 def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
@@ -136,6 +154,16 @@ def add_running_arguments(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_runner_argument(group: argparse._ActionsContainer) -> None:
+    """Where the job runs."""
+    group.add_argument(
+        "--runner",
+        default="local",
+        metavar="NAME",
+        help="local, or any runner of Beam's such as flink, spark, dataflow",
+    )
+
+
 def run(argv: Sequence[str]) -> int:
     """Parses `argv` and does the job; returns the exit code."""
     options = parser()
@@ -147,13 +175,9 @@ def run(argv: Sequence[str]) -> int:
     if args.runner == "local":
         engines.warm_up(images=not args.select_only)
 
-    from filters import recipes
     from pipeline.curate import Request, curate
-    from pipeline.options import ImageOptions
-    from pipeline.pools import entry_lists
 
-    lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
-    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, dict(args.file))
+    recipe = recipe_of(args)
     request = Request(
         pool=args.pool,
         scale=args.scale,
@@ -167,7 +191,7 @@ def run(argv: Sequence[str]) -> int:
         overwrite=args.overwrite,
         min_kept=args.min_kept,
         fetch=fetch_policy(args),
-        images=ImageOptions(blur_faces=not args.no_blur_faces, accept_changed=args.accept_changed_images),
+        images=image_options(args),
     )
     print(
         f"curate: pool {args.pool}{' ' + args.scale if args.scale else ''}, recipe {recipe.name}"
@@ -178,7 +202,7 @@ def run(argv: Sequence[str]) -> int:
     _summarise(record, request.out)
     if record.get("samples") is not None and not record["samples"].get("ok"):
         raise CurateError(
-            f"{request.out}: none of the {record['rows']['kept']:,} images could be had, so the shards are empty. "
+            f"{request.out}: none of the {record['rows']['samples']:,} images could be had, so the shards are empty. "
             f"The ledgers in shards/ say why; `curate retry` fetches again."
         )
     return 0
@@ -192,6 +216,8 @@ def _summarise(record: dict[str, Any], out: str) -> None:
     for step in rows["dropped"]:
         print(f"  dropped  {step['dropped']:>14,}  by {step['step']}")
     print(f"rows kept  {rows['kept']:>14,}  ({rows['kept'] / rows['in']:.1%})")
+    if rows["samples"] != rows["kept"]:
+        print(f"samples    {rows['samples']:>14,}  ({rows['samples'] / rows['kept']:.2f} of each row kept, on average)")
     for fitted in record["fitted"]:
         for name, parameters in fitted.items():
             print(f"  {name}: {listed(parameters)}")
@@ -224,20 +250,22 @@ def _default_out(args: argparse.Namespace, recipe: str) -> str:
     return "-".join(filter(None, [f"runs/{pool.replace(':', '-')}", args.scale, recipe]))
 
 
-def _columns(text: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    if not all(ours and sign for ours, sign, _ in pairs):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
-        )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
 def _file(text: str) -> tuple[str, str]:
     name, _, path = text.partition("=")
     if not name or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is given, but NAME=PATH is needed, as in targets=imagenet.npy")
     return name, path
+
+
+def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Paths by name; a name that comes twice is an error."""
+    files: dict[str, str] = {}
+    for name, path in pairs:
+        if name in files:
+            raise CurateError(f"--file {printable(name)}: is given twice ({printable(files[name])}, "
+                              f"{printable(path)}), but a name stands for one file. Leave one out.")  # fmt: skip
+        files[name] = path
+    return files
 
 
 def _fraction(text: str) -> float:

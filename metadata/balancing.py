@@ -10,6 +10,7 @@ Source: MetaCLIP (arXiv:2309.16671), algorithm 1; MetaCLIP 2 (arXiv:2507.22062) 
 import numpy as np
 import pyarrow as pa
 
+from metadata.errors import CurateError
 from metadata.uids import UID_DTYPE
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -20,6 +21,12 @@ def _mix(words: np.ndarray) -> np.ndarray:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
+
+
+def check_seed(seed: int, where: str) -> None:
+    """Raises CurateError if it is no seed of `row_hashes`."""
+    if not 0 <= seed < 1 << 64:
+        raise CurateError(f"{where}: seed is {seed}, but it lies from 0 to 2**64 - 1. Give 0.")
 
 
 def row_hashes(uids: np.ndarray, seed: int) -> np.ndarray:
@@ -39,8 +46,16 @@ def draws(row_hashes: np.ndarray, matches: pa.ListArray) -> np.ndarray:
     It is made of the row's hash and the entry's number in its list, so it is the same in any order of the rows.
     """
     entries = matches.flatten().to_numpy(zero_copy_only=False)
-    words = np.repeat(row_hashes, lengths(matches))
-    words += (entries.astype(np.uint64) + np.uint64(1)) * _GOLDEN
+    return numbered_draws(np.repeat(row_hashes, lengths(matches)), entries)
+
+
+def numbered_draws(row_hashes: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """For each hash its draw of that number, in [0, 1) and independent of all others: float64, shape (rows,).
+
+    Args:
+        numbers: whole numbers from 0, shape (rows,) or (1,).
+    """
+    words = row_hashes + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN
     return (_mix(words) >> np.uint64(11)) * 2.0**-53
 
 

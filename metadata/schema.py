@@ -7,6 +7,7 @@ Source: CommonPool as published with DataComp (arXiv:2304.14108). Pools under ot
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -58,6 +59,48 @@ FEATURES = {
 #: All columns that have a type of ours, wherever they are.
 KNOWN = COLUMNS | FEATURES
 
+#: The models whose scores CommonPool has.
+MODELS = ("b32", "l14")
+
+#: What `curate score` calls a model, and the names of what it adds by that model.
+MODEL_NAME = re.compile(r"[a-z][a-z0-9]*")
+_SCORE = re.compile(rf"clip_({MODEL_NAME.pattern})_similarity_score")
+_FEATURE = re.compile(rf"({MODEL_NAME.pattern})_(img|txt)")
+
+
+def known(name: str) -> Column | None:
+    """The column of that name, if it has a type of ours: also what `curate score` adds by a model of any name.
+
+    The features of such a model are float16 of as many dimensions as their array says: a list of no fixed length here.
+    """
+    if name in KNOWN:
+        return KNOWN[name]
+    if found := _SCORE.fullmatch(name):
+        return Column(name, pa.float32(), f"cosine of the embeddings of the model {found[1]}, -1 to 1")
+    if found := _FEATURE.fullmatch(name):
+        what = "image" if found[2] == "img" else "caption"
+        return Column(name, pa.list_(pa.float16()), f"{what} embedding of the model {found[1]}, of unit length")
+    return None
+
+
+def score_column(model: str) -> str:
+    """The name of a model's scores: `l14` has clip_l14_similarity_score."""
+    return f"clip_{model}_similarity_score"
+
+
+def is_feature(name: str) -> bool:
+    """Whether a column of that name is looked for in the npz where the parquet file has none."""
+    return name in FEATURES or _FEATURE.fullmatch(name) is not None
+
+
+def type_of(name: str, given: pa.DataType) -> pa.DataType:
+    """What readers hand on of a column of that name that has the type `given` where it is."""
+    column = known(name)
+    if column is None or name in KNOWN or not is_feature(name):
+        return column.type if column else given
+    return pa.list_(pa.float16(), given.list_size) if pa.types.is_fixed_size_list(given) else given
+
+
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
     lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_string_view(t),
     pa.types.is_integer,
@@ -88,7 +131,7 @@ def _is_list(kind: pa.DataType) -> bool:
 def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.Array:
     """The column's values in the type that readers hand on.
 
-    Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not KNOWN
+    Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not `known`
     keeps its type. Nulls stay.
 
     Args:
@@ -101,10 +144,10 @@ def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.
         CurateError: a whole number is too large, a list of another length than it must be, or a string is not UTF-8
             (Arrow does not look when it reads).
     """
-    needed = KNOWN[column].type if column in KNOWN else array.type
+    needed = type_of(column, array.type)
 
     def convert(part: pa.Array) -> pa.Array:
-        exact = not pa.types.is_floating(needed) and column not in FEATURES
+        exact = not pa.types.is_floating(needed) and not is_feature(column)
         made = part if part.type == needed else pc.cast(part, needed, safe=exact)
         made.validate(full=True)
         return made

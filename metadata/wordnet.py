@@ -114,14 +114,14 @@ class WordNet:
         Differs: a word of more than 256 characters has no synset.
         """
         distinct = words.cast(pa.string()).dictionary_encode()
-        offsets = pa.array(map(self._known, distinct.dictionary.to_pylist()), pa.int64())
-        return offsets.take(distinct.indices)
+        lower = [word.lower() for word in distinct.dictionary.to_pylist()]
+        listed, known = self._listed, self._known
+        # Most are no words, such as names and numbers: they are not looked up, nor remembered.
+        offsets = [known(word) if word in listed or word.endswith(_ANY_END) else None for word in lower]
+        return pa.array(offsets, pa.int64()).take(distinct.indices)
 
-    def _find(self, word: str | None) -> int | None:
-        if word is None or len(word) > _MAX_CHARS:
-            return None
-        word = word.lower()
-        if word not in self._listed and not word.endswith(_ANY_END):  # most that are no words, such as names
+    def _find(self, word: str) -> int | None:
+        if len(word) > _MAX_CHARS:
             return None
         return next((self._first[part][base] for part in PARTS if (base := self._base(word, part)) is not None), None)
 

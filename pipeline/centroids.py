@@ -10,8 +10,9 @@
         work/iteration-NNN.npz    the centroids after so many iterations
 
 The sample is the rows with the smallest hashes of (uid, seed), and its order that of the hashes: it is the same however
-the pool is cut into files. It stays on disk in the type it has in the pool, and faiss converts it block by block. So
-memory is about three times the centroids, 24 bytes for each of its rows, and some 100 MB of blocks.
+the pool is cut into files. It stays on disk in the type it has in the pool, and faiss converts it block by block, in
+every iteration; a small one is converted once. So memory is about three times the centroids, 24 bytes for each of its
+rows, and some 100 MB of blocks, or 256 MB of a small sample.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from filters import features
 from metadata import uids
 from metadata.balancing import row_hashes
 from metadata.errors import CurateError, unknown
-from metadata.schema import FEATURES
+from metadata.schema import FEATURES, is_feature
 from pipeline import folder, storage
 from pipeline.pieces import Inspection, Piece, batches, inspect
 from pipeline.pools import Pool
@@ -36,6 +37,9 @@ from pipeline.progress import Line
 
 #: Rows that are put in their places at a time.
 _ROWS = 8192
+
+#: A sample that takes no more bytes as float32 is held so: converting would take longer than few centroids do.
+_SMALL = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +79,13 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
     found = inspect(pool, ["uid", asked.embedding])
     if found.rows < asked.number:
         raise _too_few(asked, f"--pool {pool.name} has {found.rows:,} rows")
-    identity = {"pool": pool.name, "files_sha256": _hash_of_files(found), **dataclasses.asdict(asked)}
+    identity = {"pool": pool.name, "columns": dict(pool.columns), "files_sha256": _hash_of_files(found),
+                **dataclasses.asdict(asked)}  # fmt: skip
     about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)
     with folder.claim(work, identity, overwrite):
-        made = _sample(found.pieces, asked, storage.join(work, "work"))
+        made = _sample(found, asked, storage.join(work, "work"))
         centroids, cosines = _cluster(asked, storage.join(work, "work"))
         with storage.atomic(out) as file:
             np.save(file, centroids)
@@ -92,7 +97,7 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
 
 
 def _check(asked: Asked, out: str) -> None:
-    if asked.embedding not in FEATURES:
+    if not is_feature(asked.embedding):
         raise unknown("embedding", asked.embedding, FEATURES, where="--embedding")
     if asked.sample < asked.number:
         raise _too_few(asked, f"--sample is {asked.sample:,} rows")
@@ -147,16 +152,16 @@ def _line(label: str, unit: str, total: int, already: int = 0) -> Iterator[Line]
 # The sample.
 
 
-def _sample(pieces: Sequence[Piece], asked: Asked, work: str) -> dict[str, int]:
+def _sample(found: Inspection, asked: Asked, work: str) -> dict[str, int]:
     """Writes the sample; gives {"sample_rows": of it, "left_out": rows of it without features}."""
-    marker = storage.join(work, "sample.json")
+    marker, pieces = storage.join(work, "sample.json"), found.pieces
     if not storage.exists(marker):
         last, folder_of_pieces = _last(pieces, asked, work), storage.join(work, "pieces")
         with _line(f"reading {asked.embedding}", "rows", sum(piece.rows for piece in pieces)) as line:
             for piece in pieces:
                 _gather(piece, asked, last, storage.join(folder_of_pieces, piece.name))
                 line.show(piece_end(pieces, piece), last=piece is pieces[-1])
-        made = _order(pieces, asked, work)
+        made = _order(pieces, found.schema.field(asked.embedding).type, work)
         if made["sample_rows"] < asked.number:
             raise _too_few(asked, f"of the sample {made['sample_rows']:,} rows have features")
         storage.write_json(marker, made)
@@ -205,9 +210,12 @@ def _gather(piece: Piece, asked: Asked, last: int, path: str) -> None:
         np.savez(file, hashes=np.concatenate(found), left_out=left_out)
 
 
-def _order(pieces: Sequence[Piece], asked: Asked, work: str) -> dict[str, int]:
-    """Writes the pieces' rows as one array, by hash; gives how many there are, and how many were left out."""
-    kind = FEATURES[asked.embedding].type
+def _order(pieces: Sequence[Piece], kind: Any, work: str) -> dict[str, int]:
+    """Writes the pieces' rows as one array, by hash; gives how many there are, and how many were left out.
+
+    Args:
+        kind: the Arrow type of their features.
+    """
     dims, dtype = kind.list_size, np.dtype(f"f{kind.value_type.bit_width // 8}")
     hashes, left_out, parts = [], 0, []
     for piece in pieces:
@@ -250,6 +258,8 @@ def _cluster(asked: Asked, work: str) -> tuple[np.ndarray, list[float]]:
     """The centroids, and of each iteration the mean cosine of rows with the centroid nearest to them before it."""
     sample = np.load(storage.join(work, "sample.npy"), mmap_mode="r", allow_pickle=False)
     done, centroids, cosines = _checkpoint(work, features.widen(sample[: asked.number]))
+    if 4 * sample.size <= _SMALL:
+        sample = features.widen(sample)
     with _line("clustering", "rows", asked.iterations * len(sample), done * len(sample)) as line:
         for number in range(done + 1, asked.iterations + 1):
             centroids, total = iterate(sample, centroids)
@@ -290,8 +300,10 @@ def iterate(sample: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, floa
     # All rows count, however many or few there are.
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 1 << 30
     faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), clustering.centroids)
-    codec = (faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16) if sample.dtype == np.float16
-             else faiss.IndexFlat(dims))  # fmt: skip
-    clustering.train_encoded(sample.view(np.uint8), codec, faiss.IndexFlatIP(dims))
+    if sample.dtype == np.float16:
+        codec = faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16)
+        clustering.train_encoded(sample.view(np.uint8), codec, faiss.IndexFlatIP(dims))
+    else:
+        clustering.train(sample, faiss.IndexFlatIP(dims))
     found = faiss.vector_to_array(clustering.centroids).reshape(number, dims)
     return found, float(clustering.iteration_stats.at(0).obj)

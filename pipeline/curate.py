@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from filters import recipes
-from filters.base import Fit, Step
+from filters.base import Fit, Grouping, Step
+from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
-from metadata.schema import FEATURES
-from pipeline import folder, manifest, pieces, planning, progress, scores, select, storage
+from metadata.schema import is_feature
+from pipeline import folder, groups, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
-#: Uids of about this many rows are sorted in one go by one worker: 32 MB, a few times over.
+#: Uids of about this many rows, or samples, are sorted in one go by one worker: 32 MB, a few times over.
 _PARTITION_ROWS = 1 << 21
 
 
@@ -58,12 +59,7 @@ def curate(request: Request) -> dict[str, Any]:
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe = request.recipe
-    asked = {"uid", *recipes.recipe_columns(recipe)}
-    if request.select_only:
-        found = pieces.inspect(pool, asked, limit=request.limit_files)
-    else:
-        asked.update(planning.REQUIRED_COLUMNS)
-        found = pieces.inspect(pool, asked, planning.OPTIONAL_COLUMNS, request.limit_files)
+    found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
     recipes.check(recipe, found.schema)
     identity = {
         "pool": request.pool,
@@ -79,13 +75,32 @@ def curate(request: Request) -> dict[str, Any]:
     with folder.claim(request.out, identity, request.overwrite):
         if (done := _finished(request)) is not None:
             return done
-        record, kept = _choose_rows(request, found)
+        record, samples = _choose_rows(request, found)
         record = identity | record
         if not request.select_only:
-            _make_shards(request, pool, found, kept, record)
+            _make_shards(request, pool, found, samples, record)
         record["times"] = {"started": started, "seconds": time.time() - started}
         storage.write_json(storage.join(request.out, "manifest.json"), record)
     return record
+
+
+def asked_columns(recipe: recipes.Recipe, select_only: bool) -> tuple[set[str], tuple[str, ...]]:
+    """The columns that a run reads, and those that it reads where the pool has them."""
+    asked = {"uid", *recipes.recipe_columns(recipe)}
+    return (asked, ()) if select_only else (asked | {*planning.REQUIRED_COLUMNS}, planning.OPTIONAL_COLUMNS)
+
+
+def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = False) -> select.Choice:
+    """How so many rows are chosen by the recipe, in the folder `out`."""
+    most = max([rows, *(step.samples or 0 for step in recipe.steps if isinstance(step, SoftCap))])
+    return select.Choice(
+        folder=out,
+        checkpoints=select.checkpoints(recipe.steps),
+        kept_columns=tuple(c for c in recipes.recipe_columns(recipe) if c != "uid" and not is_feature(c)),
+        scorers=recipes.scorers(recipe),
+        partitions=1 << min(max(3, (most // _PARTITION_ROWS).bit_length()), select.MAX_PARTITION_BITS),
+        keep_dropped=keep_dropped,
+    )
 
 
 def _finished(request: Request) -> dict[str, Any] | None:
@@ -99,40 +114,36 @@ def _finished(request: Request) -> dict[str, Any] | None:
 
 
 def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, Any], list[int]]:
-    """Writes the subset; what the manifest says of it, and the number of kept rows of each piece."""
+    """Writes the subset; what the manifest says of it, and the number of samples of each piece."""
     steps = request.recipe.steps
-    choice = select.Choice(
-        folder=request.out,
-        checkpoints=select.checkpoints(steps),
-        kept_columns=tuple(c for c in recipes.recipe_columns(request.recipe) if c != "uid" and c not in FEATURES),
-        scorers=recipes.scorers(request.recipe),
-        partitions=1 << max(3, (found.rows // _PARTITION_ROWS).bit_length()),
-        keep_dropped=request.keep_dropped,
-    )
+    choice = choice_of(request.recipe, found.rows, request.out, request.keep_dropped)
 
     def build(pipeline: Any) -> None:
-        import apache_beam as beam
+        from pipeline.transforms import ChooseRows, Spread
 
-        from pipeline.transforms import ChooseRows
-
-        _ = pipeline | beam.Create(found.pieces) | ChooseRows(steps, choice, found.pieces)
+        _ = pipeline | Spread(found.pieces) | ChooseRows(steps, choice, found.pieces)
 
     rows = {piece.name: piece.rows for piece in found.pieces}
     passes = 1 + sum(step.passes for step in steps)
     work = storage.join(request.out, "work")
+    # To compare features takes time, and counts as a pass; other groups are judged at once.
+    judging = [number for number, step in enumerate(steps) if isinstance(step, Grouping) and step.carried]
 
     def measure() -> tuple[int, str]:
         done = [*storage.names(storage.join(work, "passes")), *storage.names(storage.join(work, "select"))]
-        return sum(rows.get(name.partition(".")[0], 0) for name in done), ""
+        judged = [name for number in judging for name in storage.names(groups.judged_folder(number, request.out))]
+        seen = sum(rows.get(name.partition(".")[0], 0) for name in done)
+        return seen + found.rows * len(judged) // choice.partitions, ""
 
     scores.build(choice.scorers, request.out)
     if not _is_chosen(choice, steps):
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
-    counts, kept, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
+    counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
     warnings = _check_kept(counts, request.min_kept)
-    hashes["subset.npy"] = select.write_subset(choice, counts["kept"])
+    hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = storage.read_json(select.fitted_path(request.out))
+    manifest.check_samples(counts, fitted)
     record = {
         "finished": "subset",
         "fitted": fitted,
@@ -142,7 +153,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         "versions": manifest.versions(),
         "sha256": hashes,
     }
-    return record, kept
+    return record, samples
 
 
 def _is_chosen(choice: select.Choice, steps: Sequence[Step]) -> bool:
@@ -192,27 +203,27 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
 
 
 def _make_shards(
-    request: Request, pool: Pool, found: pieces.Inspection, kept: Sequence[int], record: dict[str, Any]
+    request: Request, pool: Pool, found: pieces.Inspection, samples: Sequence[int], record: dict[str, Any]
 ) -> None:
-    """Writes the shards of the kept rows and adds them to the manifest."""
-    samples = request.recipe.samples_per_shard
-    plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, kept, strict=True)], samples)
+    """Writes the shards of the samples, so many of each piece, and adds them to the manifest."""
+    size = request.recipe.samples_per_shard
+    plans = planning.plan_shards([(p.name, n) for p, n in zip(found.pieces, samples, strict=True)], size)
     with pool.serve() as resolve:
         fetch = dataclasses.replace(request.fetch, resolve=resolve)
         columns = (*planning.REQUIRED_COLUMNS, *found.optional)
-        step = planning.ImageStep(request.out, columns, samples, fetch, request.images)
+        step = planning.ImageStep(request.out, columns, size, fetch, request.images)
 
         def build(pipeline: Any) -> None:
             import apache_beam as beam
 
-            from pipeline.transforms import ForEach
+            from pipeline.transforms import ForEach, Spread
 
-            work = pipeline | "Pieces" >> beam.Create(found.pieces)
+            work = pipeline | "Pieces" >> Spread(found.pieces)
             planned = work | "Plan" >> ForEach(planning.plan_piece, request.out, columns)
-            shards = pipeline | "Shards" >> beam.Create(plans)
+            shards = pipeline | "Shards" >> Spread(plans)
             _ = shards | "MakeShards" >> ForEach(planning.make_shard, step, beam.pvalue.AsList(planned))
 
         measure = planning.ProgressReader(request.out)
-        progress.watch(lambda: request.run(build), measure, sum(kept), "images", "samples")
+        progress.watch(lambda: request.run(build), measure, sum(samples), "images", "samples")
     record |= {"finished": "shards", "image_columns": list(columns)}
     manifest.add_shards(record, plans, request.out)

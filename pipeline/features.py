@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from metadata.errors import CurateError, printable, reason, unknown
-from metadata.schema import FEATURES
+from metadata.schema import known, type_of
 from pipeline import storage
 from pipeline.remote import RemoteFile
 
@@ -93,7 +93,7 @@ class Features:
         Raises:
             CurateError: there is no such array, or it is compressed, of another type or shape, or cut off.
         """
-        self.npz, self.name, self.kind = npz, name, FEATURES[column].type
+        self.npz, self.name = npz, name
         if name not in npz.members:
             raise unknown("array", name, map(printable, npz.members), where=npz.path)
         entry = npz.members[name]
@@ -104,10 +104,13 @@ class Features:
             shape, fortran, dtype, length = _parse(header)
         except (OSError, ValueError) as error:
             raise self._error(f"can't be read ({reason(error)})", "every row is needed", "Fetch it again.") from error
+        about = known(column)
+        assert about is not None  # or it would be no feature
+        self.kind = type_of(column, pa.list_(pa.float16(), shape[-1] if len(shape) == 2 else 1))
         needed, dims = np.dtype(f"f{self.kind.value_type.bit_width // 8}"), self.kind.list_size
         if dtype != needed or fortran:
             raise self._error(f"is of type {dtype}{' in Fortran order' * fortran}", f"{needed} in C order is needed "
-                              f"({column}: {FEATURES[column].about})", "Mend the file.")  # fmt: skip
+                              f"({column}: {about.about})", "Mend the file.")  # fmt: skip
         if shape != (rows, dims):
             raise self._error(f"has the shape {shape}", f"{(rows, dims)} is needed for the {rows} rows of its parquet "
                               f"file", "Fetch both files again.")  # fmt: skip

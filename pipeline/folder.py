@@ -13,6 +13,7 @@ from pipeline import storage
 OUTPUTS = (
     "manifest.json", "subset.npy", "kept", "dropped", "shards", "work", "entry_counts.parquet", "balance.svg",
     "train.json", "model.json", "checkpoints", "out.log", "params.txt", "trainer.log", "loss.svg", "train.sbatch",
+    "metadata", "scores.json",
 )  # fmt: skip
 
 

@@ -1,33 +1,33 @@
 """Steps that compare the rows of a group, see filters.base.Grouping: plain functions over one piece or range of keys.
 
 A group's rows may be in any files, so each piece's are written by ranges of their keys, hashes of what groups share;
-then each range is judged on its own, and each piece gathers what was said of its rows. Memory holds a piece or a range.
-Of a group larger than is needed to judge it, a piece hands on only as many, so one value can't make a range large.
+then each range is judged on its own, and each piece gathers what was said of its rows. Memory holds a piece or a range,
+and of features a block. Of a group larger than is needed to judge it, a piece hands on only as many, so one value can't
+make a range large.
 
-    work/groups-S/NNNNNN.bin    the piece's rows that reach step S, as ROW in parts: those of each range, sorted, then
-                                those that are dropped whatever other pieces have
-    work/groups-S/NNNNNN.json   how many there are; written last
-    work/judged-S/NNNNNN.bin    of one range: the rows that the step drops, as uint32 in a part for each piece
-    work/fate-(S+1)/NNNNNN.npy  the verdict, where select looks for it
+    work/groups-S/NNNNNN.bin        the piece's rows that reach step S, as ROW in parts: those of each range, sorted,
+                                    then those that are dropped whatever other pieces have
+    work/groups-S/NNNNNN.features   of those of the ranges, in the same order, what the step compares rows by, if it
+                                    compares features; gone when all ranges are judged
+    work/groups-S/NNNNNN.json       how many there are; written last
+    work/judged-S/NNNNNN.bin        of one range: the rows that the step drops, as uint32 in a part for each piece
+    work/fate-(S+1)/NNNNNN.npy      the verdict, where select looks for it
 
 Rows are numbered among those of their piece that reach the step.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from filters.base import Filter, Grouping
-from metadata.keys import KEY_DTYPE, keys_of
-from pipeline import select, storage
+from filters.base import ROW, Filter, Grouping
+from pipeline import parts, select, storage
+from pipeline.carried import Carried, Ordered
 from pipeline.pieces import Piece
-
-#: What is known of a row in a group: KEY_DTYPE, and its rank and number.
-ROW = np.dtype([*KEY_DTYPE.descr, ("rank", "<u8"), ("row", "<u8")])
 
 _DROPPED = np.dtype("<u4")
 
@@ -35,46 +35,59 @@ _DROPPED = np.dtype("<u4")
 def spread_piece(
     piece: Piece, filters: Sequence[Filter], step: Grouping, number: int, choice: select.Choice
 ) -> dict[str, int]:
-    """Writes the piece's rows by ranges of keys; gives how many reach the step, and how many of them have no value.
+    """Writes the piece's rows by ranges of keys; gives how many reach the step, and how many of them are in no group.
 
     Args:
         filters: of the steps before it.
         number: of the step.
     """
-    path = _rows_path(piece, number, choice.folder)
-    marker = path.removesuffix(".bin") + ".json"
+    marker = _rows_path(piece, number, choice.folder).removesuffix(".bin") + ".json"
     if not storage.exists(marker):
-        reached, found = 0, [np.empty(0, ROW)]
-        for batch in select.reaching(piece, filters, step, choice):
-            found.append(_rows(batch, step, reached))
-            reached += batch.num_rows
-        rows = np.concatenate(found)
-        rows = rows[_order(rows)]
-        over = _sizes_and_places(rows)[1] >= step.deciding
-        counts = {"rows": reached, "rows_in_no_group": reached - len(rows)}
-        _write_parts(path, [*_ranges(rows[~over], choice.partitions), rows[over]], ROW)
-        storage.write_json(marker, counts)
+        storage.write_json(marker, _spread(piece, filters, step, number, choice))
     return storage.read_json(marker)
 
 
-def _rows(batch: pa.RecordBatch, step: Grouping, first_row: int) -> np.ndarray:
-    """The batch's rows that have a value: ROW."""
-    valid = pc.is_valid(batch.column(step.by))
-    batch, numbers = batch.filter(valid), np.flatnonzero(valid)
-    rows, key = np.empty(len(numbers), ROW), keys_of(batch.column(step.by), step.by)
-    rows["high"], rows["low"] = key["high"], key["low"]
-    rows["rank"], rows["row"] = step.ranks(batch), numbers + first_row
-    return rows
+def _spread(
+    piece: Piece, filters: Sequence[Filter], step: Grouping, number: int, choice: select.Choice
+) -> dict[str, int]:
+    reached, found = 0, [np.empty(0, ROW)]
+    with _carrying(step, choice.folder) as carried:
+        for batch in select.reaching(piece, filters, step, choice):
+            rows = step.rows(batch)
+            if carried and step.carried:
+                carried.add(batch.column(step.carried[0]), rows["row"])
+            rows["row"] += reached
+            found.append(rows)
+            reached += batch.num_rows
+        rows = np.concatenate(found)
+        order = _order(rows)
+        rows = rows[order]
+        over = _sizes_and_places(rows)[1] >= step.deciding
+        dropped = rows[over]
+        if not step.keeps_others:
+            others = np.zeros(reached - len(rows), ROW)
+            others["row"] = np.setdiff1d(np.arange(reached), rows["row"], assume_unique=True)
+            dropped = np.append(dropped, others)
+        if carried:
+            carried.write(_features_path(piece, number, choice.folder), order[~over])
+    path = _rows_path(piece, number, choice.folder)
+    parts.write(path, [*_ranges(rows[~over], choice.partitions), dropped])
+    return {"rows": reached, "rows_in_no_group": reached - len(rows)}
+
+
+def _carrying(step: Grouping, folder: str) -> contextlib.AbstractContextManager[Carried | None]:
+    """What holds the features that the step compares rows by; None if it compares by none."""
+    return Carried(*step.carried, folder) if step.carried else contextlib.nullcontext()
 
 
 def _order(rows: np.ndarray) -> np.ndarray:
-    """Positions of the rows by key, then by rank. Only rows that share the first half of their keys need more of it."""
+    """Positions of the rows by key, then by what orders a group. Only those that share half a key need more of it."""
     order = np.argsort(rows["high"], kind="stable")
     high = rows["high"][order]
     same = high[1:] == high[:-1]
     shared = np.flatnonzero(np.append(same, False) | np.append(False, same)) if len(rows) else order
     few = rows[order[shared]]
-    order[shared] = order[shared][np.lexsort((few["rank"], few["low"], few["high"]))]
+    order[shared] = order[shared][np.lexsort((few["rank"], few["order"], few["low"], few["high"]))]
     return order
 
 
@@ -100,16 +113,25 @@ def judge_partition(
     path = _judged_path(partition, number, choice.folder)
     if storage.exists(path):
         return
-    parts = [_read_part(_rows_path(p, number, choice.folder), partition, choice.partitions + 1, ROW) for p in pieces]
-    ends = np.cumsum([len(part) for part in parts])
-    rows = np.concatenate(parts)
-    del parts  # memory holds the range only once
+    paths = [_rows_path(piece, number, choice.folder) for piece in pieces]
+    found = [_read_part(path_in, partition, choice.partitions + 1, ROW) for path_in in paths]
+    ends = np.cumsum([len(part) for part in found])
+    rows = np.concatenate(found)
+    del found  # memory holds the range only once
     order = _order(rows)
     dropped = np.empty(len(rows), bool)
-    dropped[order] = ~step.judge(*_sizes_and_places(rows[order]))
-    numbers = rows["row"].astype(_DROPPED)
-    by_piece = zip(np.split(numbers, ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
-    _write_parts(path, [own[gone] for own, gone in by_piece], _DROPPED)
+    with _carrying(step, choice.folder) as carried:
+        if carried:
+            for piece, path_in in zip(pieces, paths, strict=True):
+                carried.add_part(_features_path(piece, number, choice.folder), *parts.bounds(path_in, partition))
+        features = Ordered(carried, order) if carried else _no_features
+        dropped[order] = ~step.judge(*_sizes_and_places(rows[order]), features)
+    by_piece = zip(np.split(rows["row"], ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
+    parts.write(path, [own[gone] for own, gone in by_piece])
+
+
+def _no_features(start: int, end: int) -> np.ndarray:
+    raise RuntimeError(f"features of rows {start} to {end} are asked for by a step that carries none")
 
 
 def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) -> None:
@@ -119,6 +141,8 @@ def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) 
         pieces: how many the pool has.
     """
     path = select.fate_path(piece, number + 1, choice.folder)
+    if storage.exists(features := _features_path(piece, number, choice.folder)):
+        storage.remove(features)
     if storage.exists(path):
         return
     fate = select.load(select.fate_path(piece, number, choice.folder)) if number else np.zeros(piece.rows, np.uint8)
@@ -161,21 +185,19 @@ def _rows_path(piece: Piece, number: int, folder: str) -> str:
     return storage.join(folder, "work", f"groups-{number}", f"{piece.name}.bin")
 
 
+def _features_path(piece: Piece, number: int, folder: str) -> str:
+    return storage.join(folder, "work", f"groups-{number}", f"{piece.name}.features")
+
+
+def judged_folder(number: int, folder: str) -> str:
+    """Where there is a file for each range of keys that has been judged."""
+    return storage.join(folder, "work", f"judged-{number}")
+
+
 def _judged_path(partition: int, number: int, folder: str) -> str:
-    return storage.join(folder, "work", f"judged-{number}", f"{partition:06d}.bin")
+    return storage.join(judged_folder(number, folder), f"{partition:06d}.bin")
 
 
-def _write_parts(path: str, parts: Sequence[np.ndarray], dtype: np.dtype) -> None:
-    """Writes a file of which one part can be read without the others: where each begins, as int64, then the parts."""
-    starts = np.cumsum([0, *map(len, parts)], dtype="<i8")
-    with storage.atomic(path) as file:
-        file.write(starts.tobytes())
-        for part in parts:
-            assert part.dtype == dtype
-            file.write(part.tobytes())
-
-
-def _read_part(path: str, number: int, parts: int, dtype: np.dtype) -> np.ndarray:
-    size = np.dtype("<i8").itemsize
-    start, end = storage.read_array(path, np.dtype("<i8"), 2, number * size).tolist()
-    return storage.read_array(path, dtype, end - start, (parts + 1) * size + start * dtype.itemsize)
+def _read_part(path: str, number: int, of: int, dtype: np.dtype) -> np.ndarray:
+    (part,) = parts.read(path, number, number + 1, of, dtype)
+    return part

@@ -74,7 +74,7 @@ class ImageProcessor:
         sha256 = hashlib.sha256(body).hexdigest()
         if expected_sha256 is not None and expected_sha256.lower() != sha256 and not self.options.accept_changed:
             return Picture("changed", sha256)
-        problem = _header_problem(body, self.options.max_pixels)
+        problem = header_problem(body, self.options.max_pixels)
         if problem:
             return Picture(problem, sha256)
         try:
@@ -106,7 +106,7 @@ def face_boxes(boxes: Sequence[Sequence[float]] | None) -> list[list[float]] | N
     return [[min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)] for x0, y0, x1, y1 in boxes]
 
 
-def _header_problem(body: bytes, max_pixels: int) -> str | None:
+def header_problem(body: bytes, max_pixels: int) -> str | None:
     """The status of an image that must not be decoded, judged by its header; null where it may be."""
     try:
         with Image.open(io.BytesIO(body), formats=FORMATS) as image:

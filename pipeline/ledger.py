@@ -1,4 +1,4 @@
-"""A shard's ledger, one row per planned uid, and what it says of the tar beside it."""
+"""A shard's ledger, one row per planned sample, and what it says of the tar beside it."""
 
 from collections.abc import Mapping
 
@@ -48,8 +48,7 @@ def shard_is_whole(folder: str, shard: int, deep: bool = False) -> bool:
     ledger = found_ledger(folder, shard)
     if ledger is None or not storage.exists(path):
         return False
-    fs, name = storage.filesystem(path)
-    whole = ledger.schema.metadata[b"tar_bytes"] == b"%d" % fs.size(name)
+    whole = ledger.schema.metadata[b"tar_bytes"] == b"%d" % storage.size(path)
     return whole and (not deep or tar_sha256(ledger) == storage.sha256(path))
 
 

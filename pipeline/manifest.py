@@ -3,7 +3,7 @@
 import collections
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metadata.errors import CurateError
@@ -43,13 +43,13 @@ def count_rows(
     """Adds up the pieces' counts and checks that every row is accounted for.
 
     Returns:
-        {"in", "kept", "dropped": [{"step", "in", "dropped"}, …]}; kept rows of each piece, in order; sha256 of the
-        files in kept/ by name.
+        {"in", "kept", "samples", "dropped": [{"step", "in", "dropped"}, …]}, where `samples` are the kept rows, each
+        as often as it is taken; samples of each piece, in order; sha256 of the files in kept/ by name.
 
     Raises:
         CurateError: the sums don't hold.
     """
-    kept, hashes = [], {}
+    kept, samples, hashes = 0, [], {}
     dropped = [0] * len(step_names)
     for piece in pieces:
         found = storage.read_json(select.marker(piece, folder))
@@ -58,15 +58,26 @@ def count_rows(
                 f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
                 f"{sum(found['dropped'])} dropped. This is a defect: please report it."
             )
-        kept.append(found["kept"])
+        kept += found["kept"]
+        samples.append(found["samples"])
         hashes[f"kept/{piece.name}.parquet"] = found["sha256"]
         dropped = [total + n for total, n in zip(dropped, found["dropped"], strict=True)]
     left = sum(piece.rows for piece in pieces)
-    counts: dict[str, Any] = {"in": left, "kept": sum(kept), "dropped": []}
+    counts: dict[str, Any] = {"in": left, "kept": kept, "samples": sum(samples), "dropped": []}
     for name, n in zip(step_names, dropped, strict=True):
         counts["dropped"].append({"step": name, "in": left, "dropped": n})
         left -= n
-    return counts, kept, hashes
+    return counts, samples, hashes
+
+
+def check_samples(counts: Mapping[str, Any], fitted: Sequence[Mapping[str, Any]]) -> None:
+    """Raises CurateError if the last step says how many `samples` it takes, and took another number."""
+    for name, step in (fitted[-1] if fitted else {}).items():
+        if step.get("samples", counts["samples"]) != counts["samples"]:
+            raise CurateError(
+                f"step {name}: took {counts['samples']:,} samples, but {step['samples']:,} were drawn. "
+                f"This is a defect: please report it."
+            )
 
 
 def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out: str) -> None:

@@ -78,7 +78,6 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     """
     try:
         import open_clip
-        import torch
         from open_clip import transform
     except ImportError as error:
         raise CurateError(
@@ -95,10 +94,15 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
             f"--model {printable(model)}: is given without --pretrained"
         )  # fmt: skip
         raise CurateError(f"{given}, but features are of trained weights. Give a checkpoint{known}.")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if on_gpu() else "cpu"
     try:
         network = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
     except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
+        if not os.path.isfile(pretrained):
+            raise CurateError(
+                f"--pretrained {printable(pretrained)}: weights of {name} that are not here whole, and can't be had "
+                f"({reason(error)}), but no model works without. Connect this machine to the net, or give a checkpoint."
+            ) from error
         raise CurateError(
             f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the weights are "
             f"needed. Fetch it again, or give its model."
@@ -108,6 +112,15 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
     prepare = transform.image_transform_v2(settings, is_train=False)
     return Model(name, weights, device, network, prepare, open_clip.get_tokenizer(name))
+
+
+def on_gpu() -> bool:
+    """Whether models are opened on a GPU."""
+    try:
+        import torch
+    except ImportError:
+        return False
+    return torch.cuda.is_available()
 
 
 def _known_name(model: str) -> str:

@@ -7,14 +7,14 @@ import glob
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import fsspec
 import pyarrow as pa
 
 from metadata import uids
 from metadata.errors import CurateError, printable, unknown
-from metadata.schema import FEATURES, KNOWN, conform, fits
+from metadata.schema import FEATURES, conform, fits, is_feature, known, type_of
 from pipeline import parquet_file, storage
 from pipeline.features import Features, npz_path, open_npz
 from pipeline.parquet_file import ParquetFile, cut, open_parquet
@@ -188,7 +188,13 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
         CurateError: a file can't be read as parquet, lacks a column or has it in another type; an npz is needed and is
             not there, or its array does not fit; or no file has a row.
     """
-    found = find_files(pool, limit)
+    return inspect_files(find_files(pool, limit), pool, columns, optional)
+
+
+def inspect_files(
+    found: Sequence[tuple[str, int | None]], pool: Pool, columns: Iterable[str], optional: Iterable[str] = ()
+) -> Inspection:
+    """`inspect` of some of the pool's files, as `find_files` gives them."""
     first = _read_footer(*found[0])
     there = {field.name: field.type for field in first.schema if field.name not in pool.hidden}
     mapping = dict(pool.columns)
@@ -200,7 +206,7 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
 
     def checked(footer: _Footer) -> _Footer:
         visible = {name for name in footer.schema.names if name not in pool.hidden}
-        features = {c: mapping.get(c, c) for c in wanted if c in FEATURES and mapping.get(c, c) not in visible}
+        features = {c: mapping.get(c, c) for c in wanted if is_feature(c) and mapping.get(c, c) not in visible}
         for column in wanted:
             if column not in features:
                 _check_column(footer, column, mapping, pool.hidden)
@@ -208,6 +214,7 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
 
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         footers = [checked(first), *threads.map(lambda file: checked(_read_footer(*file)), found[1:])]
+    _check_dims(footers)
     files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))
     if not pieces:
@@ -222,7 +229,7 @@ class _Footer:
     etag: str
     group_rows: list[int]
     schema: pa.Schema
-    features: tuple[str, ...] = ()
+    features: Mapping[str, pa.DataType] = dataclasses.field(default_factory=dict)
     npz: str = ""
 
 
@@ -239,9 +246,18 @@ def _with_features(footer: _Footer, features: Mapping[str, str]) -> _Footer:
         except CurateError as error:
             missing = printable(next(iter(features.values())))
             raise CurateError(f"{footer.path}: has no column {missing!r}, and {error}") from error
-        for column, name in features.items():
-            Features(npz, name, column, sum(footer.group_rows))
-        return dataclasses.replace(footer, features=tuple(features), npz=npz.mark)
+        kinds = {c: Features(npz, name, c, sum(footer.group_rows)).kind for c, name in features.items()}
+        return dataclasses.replace(footer, features=kinds, npz=npz.mark)
+
+
+def _check_dims(footers: list[_Footer]) -> None:
+    """Raises unless the features of all files are of as many dimensions."""
+    for footer in footers:
+        for column, kind in footer.features.items():
+            if kind != (first := footers[0].features.get(column, kind)):
+                raise CurateError(f"{npz_path(footer.path)}: array {column!r} has {kind.list_size} dimensions, but "
+                                  f"that of {npz_path(footers[0].path)} has {first.list_size}, and a pool's are of one "
+                                  f"model. Score its files with the same one.")  # fmt: skip
 
 
 def _pieces(footers: list[_Footer], columns: tuple[tuple[str, str], ...]) -> Iterator[Piece]:
@@ -250,19 +266,21 @@ def _pieces(footers: list[_Footer], columns: tuple[tuple[str, str], ...]) -> Ite
         first_row = 0
         for first, end, rows in cut(footer.group_rows, PIECE_ROWS):
             yield Piece(index, footer.path, footer.size, footer.etag, (first, end), first_row, rows, columns,
-                        footer.features, footer.npz)  # fmt: skip
+                        tuple(footer.features), footer.npz)  # fmt: skip
             index, first_row = index + 1, first_row + rows
 
 
-def _our_schema(there: Mapping[str, pa.DataType], mapping: Mapping[str, str], features: Iterable[str]) -> pa.Schema:
+def _our_schema(
+    there: Mapping[str, pa.DataType], mapping: Mapping[str, str], features: Mapping[str, pa.DataType]
+) -> pa.Schema:
     """The columns that are `there`, under our names, and the features of an npz.
 
     A column whose own name is another's mapped name can't be read.
     """
     ours = {name: kind for name, kind in there.items() if name not in mapping and name not in mapping.values()}
     ours |= {name: there[theirs] for name, theirs in mapping.items() if theirs in there} | {"uid": pa.string()}
-    ours |= dict.fromkeys(features, pa.null())
-    return pa.schema([(name, KNOWN[name].type if name in KNOWN else kind) for name, kind in ours.items()])
+    ours |= features
+    return pa.schema([(name, type_of(name, kind)) for name, kind in ours.items()])
 
 
 def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidden: frozenset[str]) -> None:
@@ -281,9 +299,10 @@ def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidd
         raise CurateError(f"{footer.path}: column {name!r} is there {visible.count(name)} times, but it is needed "
                           f"once. Mend the file.")
     kind = footer.schema.field(name).type
-    if column in KNOWN and not fits(kind, KNOWN[column].type):
-        raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but {KNOWN[column].type} is needed for "
-                          f"{column} ({KNOWN[column].about}). Mend the file; or {advice}.")
+    needed = known(column)
+    if needed and not fits(kind, type_of(column, kind)):
+        raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but {needed.type} is needed for "
+                          f"{column} ({needed.about}). Mend the file; or {advice}.")
 
 
 def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
@@ -307,7 +326,7 @@ def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
         if (parquet.size, parquet.etag) != (piece.size, piece.etag):
             raise _changed(piece.path)
         features = _open_features(piece, [c for c in columns if c in piece.features], parquet, stack)
-        for raw in parquet.batches(range(*piece.groups), stored.values(), _most_rows(columns)):
+        for raw in parquet.batches(range(*piece.groups), stored.values(), _most_rows(columns, features)):
             first_row = piece.first_row + rows
             arrays = {c: conform(raw.column(name), c, piece.path, first_row) for c, name in stored.items()}
             if made:
@@ -337,8 +356,9 @@ def _open_features(
     return {column: Features(npz, names.get(column, column), column, sum(parquet.group_rows)) for column in columns}
 
 
-def _most_rows(columns: Iterable[str]) -> int:
-    """The most rows of a batch with these columns."""
-    kinds = [FEATURES[column].type for column in {*columns} & {*FEATURES}]
+def _most_rows(columns: Iterable[str], features: Mapping[str, Features]) -> int:
+    """The most rows of a batch with these columns, of which `features` are read from an npz."""
+    kinds = [FEATURES[column].type for column in {*columns} & {*FEATURES} - {*features}]
+    kinds += [array.kind for array in features.values()]
     width = sum(kind.list_size * kind.value_type.bit_width // 8 for kind in kinds)
     return min(parquet_file.BATCH_ROWS, _FEATURE_BYTES // width) if kinds else parquet_file.BATCH_ROWS

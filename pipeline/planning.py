@@ -1,6 +1,7 @@
 """From kept rows to shards: what each shard will hold, and the doing of one shard.
 
-work/plan/NNNNNN.parquet    what the image step needs of a piece's kept rows, in pool order
+work/plan/NNNNNN.parquet    what the image step needs of a piece's samples: its kept rows in pool order, each as often
+                            as it is taken; `copy` numbers these from 0
 work/progress/NNNNNNNN.json  statuses so far of one shard
 """
 
@@ -29,10 +30,10 @@ _GROUP_ROWS = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class ShardPlan:
-    """The samples of one shard: runs of kept rows, in pool order.
+    """The samples of one shard: runs of planned samples, in pool order.
 
     Attributes:
-        parts: (name of the piece, first kept row, the one after the last).
+        parts: (name of the piece, its first planned sample, the one after the last).
     """
 
     shard: int
@@ -60,17 +61,19 @@ def plan_path(name: str, folder: str) -> str:
 
 
 def plan_piece(piece: Piece, folder: str, columns: Sequence[str]) -> None:
-    """Writes what the image step needs of the piece's kept rows, unless it is there."""
+    """Writes what the image step needs of the piece's samples, unless it is there."""
     if storage.exists(path := plan_path(piece.name, folder)):
         return
     with storage.atomic(path) as file:
         rows = storage.read(storage.join(folder, "work", "rows", f"{piece.name}.npy"))
         kept = np.load(io.BytesIO(rows), allow_pickle=False)
+        copy = np.arange(len(kept)) - np.searchsorted(kept, kept)  # equal rows are next to each other
         writer: pq.ParquetWriter | None = None
         offset = 0
         for batch in batches(piece, columns):
             first, end = np.searchsorted(kept, [offset, offset + batch.num_rows])
             chosen = batch.take(pa.array(kept[first:end] - offset))
+            chosen = chosen.append_column("copy", pa.array(copy[first:end], pa.int32()))
             writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen, row_group_size=_GROUP_ROWS)
             offset += batch.num_rows
@@ -78,16 +81,16 @@ def plan_piece(piece: Piece, folder: str, columns: Sequence[str]) -> None:
         writer.close()
 
 
-def plan_shards(kept: Sequence[tuple[str, int]], samples: int) -> list[ShardPlan]:
-    """Cuts the kept rows of all pieces, in order, into shards of `samples`; only the last may hold fewer.
+def plan_shards(planned: Sequence[tuple[str, int]], samples: int) -> list[ShardPlan]:
+    """Cuts the samples of all pieces, in order, into shards of `samples`; only the last may hold fewer.
 
     Args:
-        kept: (name of the piece, number of its kept rows).
+        planned: (name of the piece, number of its samples).
     """
     plans: list[ShardPlan] = []
     parts: list[tuple[str, int, int]] = []
     room = samples
-    for name, rows in kept:
+    for name, rows in planned:
         start = 0
         while start < rows:
             end = min(rows, start + room)
@@ -103,7 +106,10 @@ def plan_shards(kept: Sequence[tuple[str, int]], samples: int) -> list[ShardPlan
 
 
 def read_plan(plan: ShardPlan, folder: str) -> pa.Table:
-    """The shard's planned rows, in order."""
+    """The shard's planned samples, in order: first copies in pool order, then second ones, and so on.
+
+    So copies are as far from each other as one shard allows.
+    """
     tables = []
     for name, start, end in plan.parts:
         path = plan_path(name, folder)
@@ -116,7 +122,9 @@ def read_plan(plan: ShardPlan, folder: str) -> pa.Table:
                 if low < high:
                     tables.append(parquet.read_row_group(group, use_threads=False).slice(low - offset, high - low))
                 offset += rows
-    return pa.concat_tables(tables)
+    planned = pa.concat_tables(tables)
+    copy = planned["copy"].to_numpy()
+    return planned.take(np.argsort(copy, kind="stable")) if copy.any() else planned
 
 
 def make_shard(plan: ShardPlan, step: ImageStep, _planned: object = None) -> None:

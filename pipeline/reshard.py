@@ -11,7 +11,7 @@ Between them stand counts per tar, so memory doesn't grow with the pool.
 
 A uid that the subset has k times is written k times: first all samples once, then those with a second copy once more,
 and so on. Between two copies of a sample there is thus every other that is to be seen as often, and the order follows
-from the subset and the input alone.
+from the subset and the input alone. Where the input is of the main job and has copies of its own, their first is read.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def reshard(
             them the subset means can't be known); none is found; `out` holds something else.
     """
     for option, path in ("--shards", shards), ("--subset", subset):
-        if _is_inside(path, out):
+        if is_inside(path, out):
             raise CurateError(
                 f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
             )
@@ -221,6 +221,7 @@ def worker_processes(count: int, threads: bool) -> Iterator[Each]:
 def _begin_work() -> None:
     """Leaves Ctrl-C to the parent, and ends with it should it be killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -261,7 +262,8 @@ def _packed(lists: Sequence[tuple[str, str]]) -> contextlib.AbstractContextManag
     return reshard_lists.packed(lists)
 
 
-def _is_inside(path: str, directory: str) -> bool:
+def is_inside(path: str, directory: str) -> bool:
+    """Whether `path` is the directory or lies in it."""
     if storage.is_local(path) and storage.is_local(directory):
         path, directory = os.path.realpath(path), os.path.realpath(directory)
     return (path.rstrip("/") + "/").startswith(directory.rstrip("/") + "/")

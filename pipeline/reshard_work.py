@@ -74,7 +74,9 @@ def index_tar(job: Job, name: str) -> int:
         samples = tars.samples(tar)
         while batch := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
             count += len(batch)
-            raw = binascii.unhexlify(b"".join([_uid(tar, sample) for sample in batch]))
+            found_uids = [sample_uid(tar, sample) for sample in batch]
+            batch = [sample for sample, uid in zip(batch, found_uids, strict=True) if uid]
+            raw = binascii.unhexlify(b"".join(filter(None, found_uids)))
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
             chosen = np.flatnonzero(copies)
             found = [batch[i] for i in chosen]
@@ -106,18 +108,19 @@ def read_index(job: Job, name: str) -> Mapping[str, np.ndarray]:
     return np.load(io.BytesIO(storage.read(job.work(f"{name}.npz"))), allow_pickle=False)
 
 
-#: A uid that comes first, as img2dataset writes it for DataComp: the rest of the json needn't be parsed.
-_FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*[,}]')
+#: A uid that comes first, as img2dataset writes it for DataComp: the rest of the json needn't be parsed. The main job
+#: numbers a row's further copies right after it.
+_FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*(,\s*"copy"\s*:\s*[1-9]\d*\s*)?[,}]')
 
 
-def _uid(tar: tars.Source, sample: tars.Sample) -> bytes:
-    """The uid in a sample's json, 32 hexadecimal digits."""
+def sample_uid(tar: tars.Source, sample: tars.Sample) -> bytes | None:
+    """The uid in a sample's json, 32 hexadecimal digits; None for a further copy of a sample."""
     if sample.length > _MAX_SAMPLE_BYTES:
         raise unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")
     member = sample.members.get("json")
     body = tar.read(member.data, member.size) if member else b"null"
     if found := _FIRST_UID.match(body):
-        return found[1]
+        return None if found[2] else found[1]
     try:
         uid = json.loads(body)["uid"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -58,11 +58,11 @@ def retry(
 def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
     """The shards of a finished run."""
     folder = storage.join(out, "work", "select")
-    kept = [
-        (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["kept"])
+    samples = [
+        (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["samples"])
         for name in storage.names(folder)
     ]
-    return planning.plan_shards(kept, record["recipe"]["shards"]["samples"])
+    return planning.plan_shards(samples, record["recipe"]["shards"]["samples"])
 
 
 def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:
@@ -93,11 +93,9 @@ def _run(
     run: Callable[[Callable[[Any], None]], None],
 ) -> None:
     def build(pipeline: Any) -> None:
-        import apache_beam as beam
+        from pipeline.transforms import ForEach, Spread
 
-        from pipeline.transforms import ForEach
-
-        _ = pipeline | beam.Create(plans) | ForEach(retry_planned, step, statuses)
+        _ = pipeline | Spread(plans) | ForEach(retry_planned, step, statuses)
 
     storage.remove(storage.join(step.folder, "work", "progress"))
     total = sum(before[status] for status in statuses)

@@ -19,6 +19,7 @@ class Row(NamedTuple):
     text: str | None
     sha256: str | None
     boxes: pa.Scalar | None  # Python's only when they are needed: a row may have a million
+    copy: int = 0  # how many samples of the same row come before it
 
 
 def sample_key(shard: int, index: int, samples_per_shard: int) -> str:
@@ -35,7 +36,8 @@ def rows(plan: pa.Table) -> list[Row]:
     """A plan's rows; columns it hasn't got are null."""
     columns = [_strings(plan, name) for name in ("uid", "url", "text", "sha256")]
     boxes = plan["face_bboxes"] if "face_bboxes" in plan.column_names else [None] * plan.num_rows
-    return [Row(*values) for values in zip(*columns, boxes, strict=True)]
+    copy = plan["copy"].to_pylist() if "copy" in plan.column_names else [0] * plan.num_rows
+    return [Row(*values) for values in zip(*columns, boxes, copy, strict=True)]
 
 
 def _strings(plan: pa.Table, name: str) -> list[str | None]:
@@ -64,7 +66,7 @@ def _json(key: str, row: Row, boxes: list | None, picture: Picture) -> bytes:
     """What img2dataset writes with DataComp's settings, under its names and in its order, but without EXIF data.
 
     ASCII, with the rest escaped, so that no reader has to guess. Malformed boxes, which get here only where faces are
-    not blurred, are null: JSON has no NaN.
+    not blurred, are null: JSON has no NaN. A row's second sample has "copy": 1 besides, and so on, right after the uid.
     """
     try:
         face_boxes(boxes)
@@ -72,6 +74,7 @@ def _json(key: str, row: Row, boxes: list | None, picture: Picture) -> bytes:
         boxes = None
     meta = {
         "uid": row.uid,
+        **({"copy": row.copy} if row.copy else {}),
         "face_bboxes": boxes,
         "caption": row.text,
         "url": row.url,

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from filters.base import Scorer, Step
 from filters.features import matrix
-from metadata.schema import FEATURES
+from metadata.schema import is_feature
 from pipeline import storage
 from pipeline.pieces import Piece
 
@@ -124,12 +124,14 @@ def _gathered(
     columns: Sequence[str], passing: Iterator[tuple[pa.RecordBatch, np.ndarray]]
 ) -> tuple[pa.RecordBatch, np.ndarray]:
     """All batches as one, and all their rows' numbers; features lie in files without names, a null of them is NaN."""
-    wide = {column: tempfile.TemporaryFile() for column in columns if column in FEATURES}  # noqa: SIM115
+    wide = {column: tempfile.TemporaryFile() for column in columns if is_feature(column)}  # noqa: SIM115
     narrow: dict[str, list[pa.Array]] = {column: [] for column in columns if column not in wide}
+    kinds: dict[str, pa.DataType] = {}
     numbers = [np.empty(0, np.int64)]
     for batch, rows in passing:
         numbers.append(rows)
         for column, file in wide.items():
+            kinds[column] = batch.column(column).type
             file.write(np.ascontiguousarray(matrix(batch.column(column))).tobytes())
         for column, arrays in narrow.items():
             arrays.append(batch.column(column))
@@ -137,7 +139,7 @@ def _gathered(
     whole: dict[str, pa.Array] = {}
     for column in columns if len(rows) else ():
         if column in wide:
-            kind = FEATURES[column].type
+            kind = kinds[column]
             with wide[column] as file:
                 file.flush()
                 mapped = np.memmap(file, np.dtype(f"f{kind.value_type.bit_width // 8}"), "r")

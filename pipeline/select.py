@@ -7,9 +7,11 @@ already: a run that was killed continues, and a runner may run any piece twice.
     work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
     work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
                               and before and after groupings, for which see pipeline.groups)
-    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, the kept ones by partition, then the dropped ones
-    work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows
-    kept/NNNNNN.parquet       the kept rows: uid and the columns that decided
+    work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, in three parts for each partition: the kept ones, the
+                              dropped ones, and the further copies of kept ones
+    work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows, each as often as it is taken
+    kept/NNNNNN.parquet       the kept rows: uid and the columns that decided; with `copies`, how often each is taken,
+                              where the last step takes rows more than once
     dropped/NNNNNN.parquet    uid and step of the others, on demand
     work/select/NNNNNN.json   the counts; written last, so it marks the piece as done
 """
@@ -24,11 +26,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.base import Filter, Fit, Grouping, Scorer, Step
+from filters.soft_cap import COPIES
 from metadata import uids
 from metadata.errors import CurateError
-from pipeline import storage
+from pipeline import parts, storage
 from pipeline.pieces import Piece, batches
 from pipeline.scores import Scores
+
+#: Kinds of uids that each partition has: kept, dropped, further copies of kept.
+_KINDS = 3
+
+#: So that partitions times kinds are numbered by 16 bits.
+MAX_PARTITION_BITS = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +49,7 @@ class Choice:
         checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
         scorers: what works out columns; kept/ has those that are to be kept.
-        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 65,536.
+        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 16,384.
         keep_dropped: dropped uids are written too.
     """
 
@@ -189,7 +198,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     """Writes the piece's kept rows, uids and counts."""
     if storage.exists(marker(piece, choice.folder)):
         return
-    fates, words, positions, scores = [], [], [], Scores(piece, choice.folder)
+    fates, words, positions, times, scores = [], [], [], [], Scores(piece, choice.folder)
     scorers = [scorer for scorer in choice.scorers if scorer.is_kept]
     with storage.atomic(kept := storage.join(choice.folder, "kept", f"{piece.name}.parquet")) as file:
         writer: pq.ParquetWriter | None = None
@@ -197,17 +206,22 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             alive = np.flatnonzero(fate == 0)
             chosen = batch.select(["uid", *choice.kept_columns]).take(pa.array(alive))
             chosen = scores.complete(chosen, alive + offset, scorers)
+            copies = filters[-1].copies(chosen) if filters else None
+            if copies is not None:
+                chosen = chosen.append_column(COPIES, pa.array(copies, pa.int32()))
             # Uids, captions and scores hardly repeat, so a dictionary of them is only work.
             writer = writer or pq.ParquetWriter(file, chosen.schema, compression="zstd", use_dictionary=False)
             writer.write_batch(chosen)
             fates.append(fate)
             words.append(uids.parse(batch.column("uid"), piece.path, piece.first_row + offset))
             positions.append(alive + offset)
+            times.append(np.ones(len(alive), np.int64) if copies is None else copies)
         assert writer is not None  # a piece has rows
         writer.close()
-    fate, word = np.concatenate(fates), np.concatenate(words)
-    save(_rows_path(piece, choice.folder), np.concatenate(positions))
-    bounds = _write_uids(piece, word, fate == 0, choice)
+    fate, word, copies = np.concatenate(fates), np.concatenate(words), np.concatenate(times)
+    save(_rows_path(piece, choice.folder), np.repeat(np.concatenate(positions), copies))
+    kept_uids = word[fate == 0]
+    _write_uids(piece, (kept_uids, word[fate != 0], np.repeat(kept_uids, copies - 1)), choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
     dropped = np.bincount(fate, minlength=len(filters) + 1)
@@ -216,8 +230,8 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
         {
             "rows": piece.rows,
             "kept": int(dropped[0]),
+            "samples": int(copies.sum()),
             "dropped": dropped[1:].tolist(),
-            "bounds": bounds,
             "sha256": storage.sha256(kept),
         },
     )
@@ -234,19 +248,14 @@ def tally_piece(piece: Piece, choice: Choice, chosen: Filter) -> dict[str, np.nd
     return tally.add(tally.empty(), stored.column("value"), np.isin(stored.column("row").to_numpy(), kept))
 
 
-def _write_uids(piece: Piece, word: np.ndarray, alive: np.ndarray, choice: Choice) -> list[list[int]]:
-    """Writes kept and dropped uids, each by partition; where each partition begins in the file, for both."""
+def _write_uids(piece: Piece, kinds: Sequence[np.ndarray], choice: Choice) -> None:
+    """Writes the uids by partition, and in each by kind: kept, dropped, further copies of kept."""
     bits = choice.partitions.bit_length() - 1
-    partition = (word["f0"] >> np.uint64(64 - bits)).astype(np.uint16)
-    bounds, offset = [], 0
-    with storage.atomic(uids_path(piece, choice.folder)) as file:
-        for part in (alive, ~alive):
-            own = partition[part]
-            file.write(word[part][np.argsort(own, kind="stable")].data)  # of 16 bits, so it is a radix sort
-            ends = np.cumsum(np.bincount(own, minlength=choice.partitions))
-            bounds.append([offset, *(offset + ends).tolist()])
-            offset += int(ends[-1])
-    return bounds
+    words, kind = np.concatenate(kinds), np.repeat(np.arange(_KINDS, dtype=np.uint16), [len(part) for part in kinds])
+    part = (words["f0"] >> np.uint64(64 - bits)).astype(np.uint16) * np.uint16(_KINDS) + kind
+    order = np.argsort(part, kind="stable")  # of 16 bits, so it is a radix sort
+    sizes = np.bincount(part, minlength=_KINDS * choice.partitions)
+    parts.write(uids_path(piece, choice.folder), [words[order]], sizes)
 
 
 def uids_path(piece: Piece, folder: str) -> str:
@@ -274,7 +283,9 @@ def sort_uids(word: np.ndarray) -> np.ndarray:
 
 
 def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
-    """Writes work/subset/NNNNNN.bin, the kept uids of one range in order, if no uid of the pool repeats.
+    """Writes work/subset/NNNNNN.bin, the kept uids of one range in order, each as often as it is taken.
+
+    No uid of the pool may repeat; that a row is taken more than once is something else.
 
     Raises:
         CurateError: a uid occurs twice in the pool; it and its files are named.
@@ -282,23 +293,24 @@ def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
     path = subset_path(partition, choice.folder)
     if storage.exists(path):
         return
-    parts: list[np.ndarray] = []  # kept and dropped of each piece, in turn
+    found: list[np.ndarray] = []  # kept, dropped, further copies of kept, of each piece in turn
     for piece in pieces:
-        path_in, bounds = uids_path(piece, choice.folder), storage.read_json(marker(piece, choice.folder))["bounds"]
-        parts += [_read_uids(path_in, cuts[partition], cuts[partition + 1]) for cuts in bounds]
-    first_words = np.sort(np.concatenate([part["f0"] for part in parts]))
+        own, first = uids_path(piece, choice.folder), _KINDS * partition
+        found += parts.read(own, first, first + _KINDS, _KINDS * choice.partitions, uids.UID_DTYPE)
+    rows = [np.concatenate(both) for both in zip(found[::_KINDS], found[1::_KINDS], strict=True)]
+    first_words = np.sort(np.concatenate([words["f0"] for words in rows]))
     if (first_words[1:] == first_words[:-1]).any():  # by chance about once in 10^19 pairs of uids
-        _refuse_duplicates(parts, pieces)
-    storage.write(path, sort_uids(np.concatenate(parts[::2])).tobytes())
+        _refuse_duplicates(rows, pieces)
+    storage.write(path, sort_uids(np.concatenate(found[::_KINDS] + found[2::_KINDS])).tobytes())
 
 
-def _refuse_duplicates(parts: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:
-    words = sort_uids(np.concatenate(parts))
+def _refuse_duplicates(rows: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:
+    words = sort_uids(np.concatenate(rows))
     twice = words[1:][words[1:] == words[:-1]]
     if not len(twice):
         return
-    times = [int((part == twice[0]).sum()) for part in parts]
-    owners = dict.fromkeys(pieces[n // 2].path for n, count in enumerate(times) if count)
+    times = [int((part == twice[0]).sum()) for part in rows]
+    owners = dict.fromkeys(piece.path for piece, count in zip(pieces, times, strict=True) if count)
     made = dict(pieces[0].columns).get("uid") == ""
     advice = (
         "It was made from url and text, so these rows are the same pair: remove the repeats."
@@ -316,24 +328,20 @@ def subset_path(partition: int, folder: str) -> str:
     return storage.join(folder, "work", "subset", f"{partition:06d}.bin")
 
 
-def _read_uids(path: str, start: int, end: int) -> np.ndarray:
-    return storage.read_array(path, uids.UID_DTYPE, end - start, start * uids.UID_DTYPE.itemsize)
-
-
-def write_subset(choice: Choice, rows: int) -> str:
-    """Joins the partitions into subset.npy, DataComp's format: UID_DTYPE, shape (rows,), sorted.
+def write_subset(choice: Choice, samples: int) -> str:
+    """Joins the partitions into subset.npy, DataComp's format: UID_DTYPE, shape (samples,), sorted.
 
     Returns:
         Its sha256.
     """
     path = storage.join(choice.folder, "subset.npy")
     with storage.atomic(path) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype("u8,u8")), "fortran_order": False, "shape": (rows,)}
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype("u8,u8")), "fortran_order": False, "shape": (samples,)}
         np.lib.format.write_array_header_1_0(file, header)
         written = sum(file.write(storage.read(subset_path(p, choice.folder))) for p in range(choice.partitions))
-    if written != rows * uids.UID_DTYPE.itemsize:
+    if written != samples * uids.UID_DTYPE.itemsize:
         raise CurateError(
-            f"{path}: {written // 16} uids were written, but {rows} rows were kept. This is a defect: please report it."
+            f"{path}: {written // 16} uids were written, but {samples} were kept. This is a defect: please report it."
         )
     return storage.sha256(path)
 

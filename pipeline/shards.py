@@ -1,7 +1,7 @@
 """From a plan of kept rows to one deterministic webdataset tar with its ledger.
 
     NNNNNNNN.tar      the samples that became ok, in planned order, each as jpg, txt, json
-    NNNNNNNN.parquet  the ledger: one row per planned uid, in planned order, and what became of it
+    NNNNNNNN.parquet  the ledger: one row per planned sample, in planned order, and what became of it
 
 Neither holds a time, so the same bytes fetched make the same files, in whatever order they came. The ledger is written
 last and gives the tar's size and sha256: a shard is whole when its ledger is there and its tar is the one it describes.
@@ -11,9 +11,7 @@ import collections
 import contextlib
 import hashlib
 import itertools
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -63,7 +61,8 @@ def write_shard(
     have no gaps.
 
     Args:
-        plan: uid, url and text, and face_bboxes and sha256 where the pool has them; at most `samples_per_shard` rows.
+        plan: uid, url and text, and face_bboxes and sha256 where the pool has them; at most `samples_per_shard` rows. A
+            row that is there several times, with `copy` 0, 1, …, is fetched once and written under a key for each.
         folder: where the two files go, local or remote.
         on_progress: called after every sample, with the statuses so far.
 
@@ -77,7 +76,7 @@ def write_shard(
     if len(planned) > samples_per_shard:
         raise ValueError(f"shard {shard}: {len(planned)} rows, but there are keys for {samples_per_shard}.")
     keys = [sample_key(shard, index, samples_per_shard) for index in range(len(planned))]
-    with _scratch(folder) as scratch:
+    with storage.scratch(folder) as scratch:
         outcomes = _fetch(keys, planned, fetch, images, scratch, on_progress)
         # An old ledger must not be found beside a new tar.
         storage.remove(storage.join(folder, ledger_name(shard)))
@@ -121,7 +120,7 @@ def retry_shard(
                           f"from. Remove the ledger to have the shard made anew.")
     if not again:
         return before, before
-    with _scratch(folder) as scratch:
+    with storage.scratch(folder) as scratch:
         chosen = [keys[index] for index in again], [planned[index] for index in again]
         new = dict(zip(again, _fetch(chosen[0], chosen[1], fetch, images, scratch, on_progress), strict=True))
         outcomes = [_later(outcome, new.get(index)) for index, outcome in enumerate(old)]
@@ -129,15 +128,6 @@ def retry_shard(
         if any(outcome.length for outcome in outcomes):
             tar = _merge_tar(storage.join(folder, tar_name(shard)), keys, outcomes, scratch)
     return before, _write_ledger(folder, shard, keys, planned, outcomes, tar)
-
-
-@contextlib.contextmanager
-def _scratch(folder: str) -> Iterator[BinaryIO]:
-    """A file without a name, gone with the process whatever happens, where there must be room for a shard anyway."""
-    if storage.is_local(folder):
-        os.makedirs(folder, exist_ok=True)
-    with storage.naming(folder), tempfile.TemporaryFile(dir=folder if storage.is_local(folder) else None) as file:
-        yield file
 
 
 def _fetch(
@@ -150,14 +140,20 @@ def _fetch(
 ) -> list[Outcome]:
     """Fetches rows, and appends the samples to `scratch` as they come; gives the outcomes in the order of the rows."""
     process = ImageProcessor(images)
+    copies: dict[tuple[str | None, str | None], list[int]] = {}
+    for index, row in enumerate(planned):
+        copies.setdefault((row.uid, row.url), []).append(index)
+    groups = list(copies.values())
     outcomes: dict[int, Outcome] = {}
     counts: Statuses = collections.Counter()
-    with contextlib.closing(fetch_all([row.url for row in planned], policy)) as results:
-        for index, fetched in results:
-            if index in outcomes:
-                raise RuntimeError(f"the fetcher gave row {index} twice.")
-            outcomes[index] = _add(scratch, keys[index], planned[index], fetched, process)
-            counts[outcomes[index].status] += 1
+    with contextlib.closing(fetch_all([planned[own[0]].url for own in groups], policy)) as results:
+        for number, fetched in results:
+            own = groups[number]
+            if own[0] in outcomes:
+                raise RuntimeError(f"the fetcher gave row {own[0]} twice.")
+            added = _add(scratch, [(keys[index], planned[index]) for index in own], fetched, process)
+            outcomes.update(zip(own, added, strict=True))
+            counts.update(outcome.status for outcome in added)
             if on_progress:
                 on_progress(counts)
     if len(outcomes) < len(planned):
@@ -165,16 +161,21 @@ def _fetch(
     return [outcomes[index] for index in range(len(planned))]
 
 
-def _add(scratch: BinaryIO, key: str, row: Row, fetched: Fetched, process: ImageProcessor) -> Outcome:
-    """Appends the row's sample to `scratch`, if it became one."""
+def _add(
+    scratch: BinaryIO, copies: Sequence[tuple[str, Row]], fetched: Fetched, process: ImageProcessor
+) -> list[Outcome]:
+    """Appends a row's samples, of which there is one for each of its keys, to `scratch`, if it became any."""
     if fetched.status != OK:
-        return Outcome(fetched.status, fetched.attempts)
+        return [Outcome(fetched.status, fetched.attempts)] * len(copies)
+    _, row = copies[0]
     boxes = None if row.boxes is None else row.boxes.as_py()
     picture = process(fetched.body, row.sha256, boxes)
     ledger = (picture.status, fetched.attempts, len(fetched.body), picture.sha256, picture.width, picture.height)
     if picture.status != OK:
-        return Outcome(*ledger)
-    return Outcome(*ledger, scratch.tell(), scratch.write(sample_blocks(key, row, boxes, picture)))
+        return [Outcome(*ledger)] * len(copies)
+    return [
+        Outcome(*ledger, scratch.tell(), scratch.write(sample_blocks(key, row, boxes, picture))) for key, row in copies
+    ]
 
 
 def _later(old: Outcome, new: Outcome | None) -> Outcome:

@@ -5,17 +5,19 @@ is complete, so a killed run leaves no half-written file to be mistaken for a wh
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
 import posixpath
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from metadata.errors import CurateError
+from metadata.errors import CurateError, reason
 
 if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done before both would be
     import fsspec
@@ -52,6 +54,20 @@ def naming(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Makes what a store's file system raises in the block an OSError that names `path`; each has types of its own.
+
+    That there is no such file is said as it is.
+    """
+    try:
+        yield
+    except (FileNotFoundError, CurateError):
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"can't be reached ({reason(error)})", path) from error
+
+
+@contextlib.contextmanager
 def atomic(path: str) -> Iterator[BinaryIO]:
     """A binary file that appears as `path` when the block ends, and not at all when it raises."""
     if is_local(path):
@@ -68,16 +84,30 @@ def atomic(path: str) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
             raise
         return
-    fs, name = filesystem(path)
-    fs.makedirs(posixpath.dirname(name), exist_ok=True)
-    file = fs.open(name, "wb", autocommit=False)
+    with reaching(path):
+        fs, name = filesystem(path)
+        fs.makedirs(posixpath.dirname(name), exist_ok=True)
+        file = fs.open(name, "wb", autocommit=False)
+        file.write = reaching(path)(file.write)  # what else the block raises is not the store's
     try:
         yield file
-        file.close()
+        with reaching(path):
+            file.close()
     except BaseException:
-        file.discard()
+        with contextlib.suppress(Exception):  # of a store that is gone, nothing can be taken back
+            file.discard()
         raise
-    file.commit()
+    with reaching(path):
+        file.commit()
+
+
+@contextlib.contextmanager
+def scratch(folder: str) -> Iterator[BinaryIO]:
+    """A file without a name, gone with the process whatever happens, where there must be room for `folder` anyway."""
+    if is_local(folder):
+        os.makedirs(folder, exist_ok=True)
+    with naming(folder), tempfile.TemporaryFile(dir=folder if is_local(folder) else None) as file:
+        yield file
 
 
 def write(path: str, data: bytes | memoryview) -> None:
@@ -104,8 +134,9 @@ def read(path: str) -> bytes:
     if is_local(path):
         with open(path, "rb") as file:
             return file.read()
-    fs, name = filesystem(path)
-    return fs.cat_file(name)
+    with reaching(path):
+        fs, name = filesystem(path)
+        return fs.cat_file(name)
 
 
 def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.ndarray":
@@ -116,8 +147,9 @@ def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.nda
     if is_local(path):
         found = np.fromfile(path, dtype, count, offset=offset)
     else:
-        fs, name = filesystem(path)
-        found = np.frombuffer(fs.cat_file(name, start=offset, end=end) if count else b"", dtype)
+        with reaching(path):
+            fs, name = filesystem(path)
+            found = np.frombuffer(fs.cat_file(name, start=offset, end=end) if count else b"", dtype)
     if len(found) != count:
         raise CurateError(f"{path}: it ends before byte {end}, but it was whole when it was written. "
                           f"Run the command again with --overwrite.")
@@ -126,8 +158,9 @@ def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.nda
 
 def open_read(path: str) -> BinaryIO:
     """The file, opened for reading."""
-    fs, name = filesystem(path)
-    return fs.open(name, "rb")
+    with reaching(path):
+        fs, name = filesystem(path)
+        return fs.open(name, "rb")
 
 
 def read_json(path: str) -> Any:
@@ -139,8 +172,18 @@ def exists(path: str) -> bool:
     """Whether there is a file or folder of that name."""
     if is_local(path):
         return os.path.exists(path)
-    fs, name = filesystem(path)
-    return fs.exists(name)
+    with reaching(path):
+        fs, name = filesystem(path)
+        return fs.exists(name)
+
+
+def size(path: str) -> int:
+    """Of the file, in bytes."""
+    if is_local(path):
+        return os.path.getsize(path)
+    with reaching(path):
+        fs, name = filesystem(path)
+        return fs.size(name)
 
 
 def names(folder: str) -> list[str]:
@@ -151,9 +194,10 @@ def names(folder: str) -> list[str]:
         except FileNotFoundError:
             return []
     else:
-        fs, name = filesystem(folder)
         try:
-            found = [posixpath.basename(p.rstrip("/")) for p in fs.ls(name, detail=False, refresh=True)]
+            with reaching(folder):
+                fs, name = filesystem(folder)
+                found = [posixpath.basename(p.rstrip("/")) for p in fs.ls(name, detail=False, refresh=True)]
         except FileNotFoundError:
             return []
     return sorted(n for n in found if not n.startswith("."))
@@ -163,8 +207,9 @@ def remove(path: str) -> None:
     """Removes the file or folder, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         if not is_local(path):
-            fs, name = filesystem(path)
-            fs.rm(name, recursive=True)
+            with reaching(path):
+                fs, name = filesystem(path)
+                fs.rm(name, recursive=True)
         elif os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:

@@ -1,15 +1,23 @@
-"""Features of images in a folder or in webdataset tars, through open_clip: what rows of a pool are compared with."""
+"""Features of images in a folder or in webdataset tars, through open_clip: what rows of a pool are compared with.
+
+    OUT.npy               the features: float32, shape (images, dims), of unit length
+    OUT.json              what they are of, and their sha256; written last
+    OUT.npy.work/HASH/    what a killed run goes on from, by a hash of all that it depends on; gone at the end
+        NNNNNNNNNN.npz    the batch of images that begins there: `features`, and names of those `left_out`
+"""
 
 import concurrent.futures
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from metadata.errors import CurateError, printable
-from pipeline import models, storage, tars
+from pipeline import folder, models, storage, tars
 from pipeline.progress import Line
 
 #: Names of images end so, in any case of letters.
@@ -19,7 +27,8 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 def make(images: str, model: str, pretrained: str | None, out: str, batch: int) -> dict[str, Any]:
     """Writes the features, float32 of shape (images, dims) and of unit length, in the order of `find`.
 
-    An image that can't be read is left out, counted and named; where none can be read, that is an error.
+    An image that can't be read is left out, counted and named; where none can be read, that is an error. A run that was
+    killed goes on where it was, if images, model and batch are the same.
 
     Args:
         model: a name of open_clip's, or the path of a model's config in JSON.
@@ -33,29 +42,67 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
     if not storage.is_local(out) or not out.endswith(".npy"):
         raise CurateError(f"--out {out}: is no path that ends in .npy, but steps read targets from such a file on "
                           f"their own machine. Give one.")  # fmt: skip
-    first = next(find(images), None)
-    if first is None:
+    total = sum(1 for _ in _entries(images))
+    if not total:
         raise CurateError(f"--images {images}: no images there, but targets are made of them. Look at the path.")
     encoder = models.open_model(model, pretrained)
-    found, left_out = [], []
-    line = Line("encoding", "images", 0)
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        for part in _cut(find(images), batch):
-            made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
-            left_out += [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
-            if good := [pixels for pixels in made if pixels is not None]:
-                found.append(encoder.encode_images(good))
-            line.show(sum(map(len, found)))
-    line.close()
-    if not found:
-        raise CurateError(f"--images {images}: none of {len(left_out):,} images can be read ({printable(left_out[0])}, "
-                          f"…), but targets are made of them. Look at them.")  # fmt: skip
-    with storage.atomic(out) as file:
-        np.save(file, np.concatenate(found))
-    record = {"model": model, "pretrained": pretrained, "device": encoder.device, "images": sum(map(len, found)),
-              "left_out": left_out, "sha256": storage.sha256(out)}  # fmt: skip
-    storage.write_json(f"{out.removesuffix('.npy')}.json", record)
+    work = storage.join(f"{out}.work", _identity(images, encoder, batch))
+    os.makedirs(work, exist_ok=True)
+    with folder.alone(f"{out}.work"):
+        _encode(images, encoder, batch, total, work)
+        parts = [storage.join(work, name) for name in storage.names(work)]
+        left_out = [str(name) for part in parts for name in _load(part, "left_out")]
+        if len(left_out) == total:
+            raise CurateError(f"--images {images}: none of {total:,} images can be read ({printable(left_out[0])}, …), "
+                              f"but targets are made of them. Look at them.")  # fmt: skip
+        _join(parts, total - len(left_out), out)
+        record = {"model": model, "pretrained": pretrained, "device": encoder.device, "images": total - len(left_out),
+                  "left_out": left_out, "sha256": storage.sha256(out)}  # fmt: skip
+        storage.write_json(f"{out.removesuffix('.npy')}.json", record)
+        storage.remove(f"{out}.work")
     return record
+
+
+def _identity(images: str, encoder: models.Model, batch: int) -> str:
+    """A hash of all that the features depend on: 16 hexadecimal digits."""
+    files = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in _paths(images)]
+    known = [files, encoder.name, encoder.weights, encoder.device, batch]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+
+
+def _encode(images: str, encoder: models.Model, batch: int, total: int, work: str) -> None:
+    """Writes the batches that are not there yet; they come in order, so these are the last ones."""
+    done = min(batch * len(storage.names(work)), total)
+    line = Line("encoding", "images", total, done)
+    try:
+        with concurrent.futures.ThreadPoolExecutor() as threads:
+            for part in _cut(find(images, done), batch):
+                made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
+                left_out = [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
+                good = [pixels for pixels in made if pixels is not None]
+                features = encoder.encode_images(good) if good else np.empty((0, 0), np.float32)
+                with storage.atomic(storage.join(work, f"{done:010d}.npz")) as file:
+                    np.savez(file, features=features, left_out=np.array(left_out, np.str_))
+                done += len(part)
+                line.show(done, last=done == total)
+    except BaseException:
+        line.close()
+        raise
+
+
+def _load(part: str, name: str) -> np.ndarray:
+    with np.load(part, allow_pickle=False) as arrays:
+        return arrays[name]
+
+
+def _join(parts: list[str], rows: int, out: str) -> None:
+    """Writes the features of the batches as one array, without more than a batch in memory."""
+    dims = max(_load(part, "features").shape[1] for part in parts)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dims)}
+    with storage.atomic(out) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(_load(part, "features").tobytes())
 
 
 def _cut(rest: Iterator[tuple[str, bytes]], size: int) -> Iterator[tuple[tuple[str, bytes], ...]]:
@@ -64,19 +111,34 @@ def _cut(rest: Iterator[tuple[str, bytes]], size: int) -> Iterator[tuple[tuple[s
         yield part
 
 
-def find(images: str) -> Iterator[tuple[str, bytes]]:
+def find(images: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the images in a local folder and those in it, sorted by name, or of the tars in it.
 
     Of a folder with .tar files these alone are read, in the order of their names, and their samples in theirs.
+
+    Args:
+        first: the images before that one, from 0, are not read.
     """
-    paths = sorted(os.path.join(folder, name) for folder, _, names in os.walk(images) for name in names)
-    shards = [path for path in paths if path.endswith(".tar")]
-    for path in shards:
+    for name, read in itertools.islice(_entries(images), first, None):
+        yield name, read()
+
+
+def _entries(images: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names of the images, and what reads each before the next is asked for."""
+    for path in _paths(images):
+        if not path.endswith(".tar"):
+            yield path, lambda path=path: storage.read(path)  # type: ignore[misc]
+            continue
         with tars.opened(path) as tar:
             for sample in tars.samples(tar):
                 for extension, member in sample.members.items():
                     if f".{extension}".endswith(ENDINGS):
-                        yield f"{path}: {sample.key}.{extension}", tar.read(member.data, member.size)
-    for path in () if shards else paths:
-        if path.lower().endswith(ENDINGS):
-            yield path, storage.read(path)
+                        name = f"{path}: {sample.key}.{extension}"
+                        yield name, lambda tar=tar, member=member: tar.read(member.data, member.size)  # type: ignore[misc]
+
+
+def _paths(images: str) -> list[str]:
+    """The tars in the folder, or where there are none the images."""
+    paths = sorted(os.path.join(folder, name) for folder, _, names in os.walk(images) for name in names)
+    shards = [path for path in paths if path.endswith(".tar")]
+    return shards or [path for path in paths if path.lower().endswith(ENDINGS)]

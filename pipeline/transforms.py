@@ -1,19 +1,46 @@
 """The Beam side: thin PTransforms over the plain functions of select.py and shards.py, and nothing else.
 
 Elements are pieces, shard numbers, fitted numbers and small counts; never rows, never image bytes. What a step makes,
-it writes into the run's folder; what the next one needs to know of it, it finds there. beam.Create spreads what it
-creates over the workers by itself.
+it writes into the run's folder; what the next one needs to know of it, it finds there.
+
+Every transform costs a run some milliseconds to build, translate and start, whatever it does, so there are few.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from filters.base import Fit, Grouping, Step, Tally
+from filters.base import Fit, Grouping, Step
 from pipeline import failures, groups, select, storage
 from pipeline.pieces import Piece
+
+
+class Spread(beam.PTransform):
+    """The items, spread over the workers: as beam.Create and its Reshuffle do, in a third of their transforms."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        super().__init__()
+        self.items = list(items)
+
+    def expand(self, begin):
+        numbered = begin | beam.Impulse() | beam.FlatMap(_numbered, self.items).with_output_types(tuple[int, Any])
+        return numbered | beam.GroupByKey() | beam.FlatMap(_values)
+
+
+def _numbered(_: bytes, items: list[Any]) -> Iterable[tuple[int, Any]]:
+    return enumerate(items)
+
+
+def _values(grouped: tuple[int, Iterable[Any]]) -> Iterable[Any]:
+    return grouped[1]
+
+
+#: All states are of one key, which no runner has to add and take away then.
+_ALL = 0
+
+_Stated = tuple[int, Any]
 
 
 class _MergeStates(beam.CombineFn):
@@ -56,8 +83,9 @@ class FitStep(beam.PTransform):
         for n in range(1, self.fit.passes + 1):
             finished = (
                 pieces
-                | f"Pass{n}" >> beam.Map(_fit_piece, self.choice, f"{self.number}.{n}", fit, *self.before)
-                | f"Merge{n}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
+                | f"Pass{n}"
+                >> beam.Map(_fit_piece, self.choice, f"{self.number}.{n}", fit, *self.before).with_output_types(_Stated)
+                | f"Merge{n}" >> beam.CombinePerKey(_MergeStates())
                 | f"Finish{n}" >> beam.Map(_finish)
             )
             fit = AsSingleton(finished)
@@ -68,15 +96,15 @@ class FitStep(beam.PTransform):
 
 
 @failures.told
-def _fit_piece(piece: Piece, choice: select.Choice, name: str, fit: Any, *before: Any) -> tuple[Fit, Any]:
+def _fit_piece(piece: Piece, choice: select.Choice, name: str, fit: Any, *before: Any) -> _Stated:
     state = select.fit_piece(piece, before, fit, choice)
     storage.write(select.pass_marker(piece, name, choice.folder), b"")
-    return fit, state
+    return _ALL, (fit, state)
 
 
 @failures.told
-def _finish(merged: tuple[Fit, Any]) -> Any:
-    fit, state = merged
+def _finish(merged: _Stated) -> Any:
+    _, (fit, state) = merged
     return fit.finish(state)
 
 
@@ -98,7 +126,7 @@ class GroupStep(beam.PTransform):
         spread = pieces | "Spread" >> beam.Map(_spread_piece, self.step, self.number, self.choice, *self.before)
         judged = (
             pieces.pipeline
-            | "Partitions" >> beam.Create(range(self.choice.partitions))
+            | "Partitions" >> Spread(range(self.choice.partitions))
             | "Judge" >> beam.Map(
                 _judge_partition, self.all_pieces, self.step, self.number, self.choice, AsList(spread)
             )
@@ -153,13 +181,14 @@ class ChooseRows(beam.PTransform):
             if isinstance(step, Fit) and step.tells:
                 _ = (
                     selected
-                    | f"Tally{number}" >> beam.Map(_tally_piece, self.choice, filters[number])
-                    | f"MergeTally{number}" >> beam.CombineGlobally(_MergeStates()).without_defaults()
+                    | f"Tally{number}"
+                    >> beam.Map(_tally_piece, self.choice, filters[number]).with_output_types(_Stated)
+                    | f"MergeTally{number}" >> beam.CombinePerKey(_MergeStates())
                     | f"WriteTally{number}" >> beam.Map(_write_tally, number, self.choice)
                 )
         _ = (
             pieces.pipeline
-            | "Partitions" >> beam.Create(range(self.choice.partitions))
+            | "Partitions" >> Spread(range(self.choice.partitions))
             | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(selected))
         )
         return pieces.pipeline | "Once" >> beam.Impulse() | "Record" >> beam.Map(_record, self.choice, *filters)
@@ -172,13 +201,14 @@ def _select_piece(piece: Piece, choice: select.Choice, *filters: Any) -> Piece:
 
 
 @failures.told
-def _tally_piece(piece: Piece, choice: select.Choice, chosen: Any) -> tuple[Tally, Any]:
-    return chosen.tally(), select.tally_piece(piece, choice, chosen)
+def _tally_piece(piece: Piece, choice: select.Choice, chosen: Any) -> _Stated:
+    return _ALL, (chosen.tally(), select.tally_piece(piece, choice, chosen))
 
 
 @failures.told
-def _write_tally(merged: tuple[Tally, Any], number: int, choice: select.Choice) -> None:
-    select.write_tally(merged[1], number, choice.folder)
+def _write_tally(merged: _Stated, number: int, choice: select.Choice) -> None:
+    _, (_, state) = merged
+    select.write_tally(state, number, choice.folder)
 
 
 @failures.told

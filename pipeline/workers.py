@@ -110,7 +110,8 @@ def start_nursery(preload: Sequence[str] = ()) -> None:
 
 def _tend(orders: Connection, preload: list[str]) -> None:
     """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    for ending in (signal.SIGINT, signal.SIGTERM):  # which all processes may be sent: the driver's to handle
+        signal.signal(ending, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # or a reader of the driver's output would wait for these processes too
         os.dup2(nowhere, stream)

@@ -1,12 +1,10 @@
 """Choosing rows by plain calls, in one process and in order: what runs on Beam must equal, and is timed against."""
 
 import dataclasses
-import functools
 import pathlib
 
-from filters.base import Fit, Grouping
 from filters.recipes import Recipe, recipe_columns, scorers
-from pipeline import groups, scores, select
+from pipeline import in_a_loop, scores, select
 from pipeline.pieces import Piece, inspect
 from pipeline.pools import open_pool
 
@@ -22,41 +20,15 @@ def plan(recipe: Recipe, pool: pathlib.Path, out: pathlib.Path, **changes) -> tu
 
 def choose_in_a_loop(recipe: Recipe, pieces: list[Piece], choice: select.Choice) -> None:
     """The whole choice by plain calls: what Beam must equal."""
-    filters: list = []
-    for number, step in enumerate(recipe.steps):
-        if isinstance(step, Grouping):
-            counts = [groups.spread_piece(piece, filters, step, number, choice) for piece in pieces]
-            for partition in range(choice.partitions):
-                groups.judge_partition(partition, pieces, step, number, choice)
-            for piece in pieces:
-                groups.settle_piece(piece, len(pieces), number, choice)
-            step = groups.decided(step, counts)
-        while isinstance(step, Fit):
-            state = step.empty()
-            for piece in pieces:
-                state = step.merge(state, select.fit_piece(piece, filters, step, choice))
-            step = step.finish(state)
-        filters.append(step)
-    for piece in pieces:
-        select.select_piece(piece, filters, choice)
-    for partition in range(choice.partitions):
-        select.merge_uids(partition, pieces, choice)
-    for number, step in enumerate(recipe.steps):
-        if isinstance(step, Fit) and step.tells:
-            tally = filters[number].tally()
-            states = (select.tally_piece(piece, choice, filters[number]) for piece in pieces)
-            select.write_tally(functools.reduce(tally.merge, states), number, choice.folder)
-    select.write_fitted(filters, choice.folder)
+    in_a_loop.choose(recipe.steps, pieces, choice)
 
 
 def choose_on_beam(recipe: Recipe, pieces: list[Piece], choice: select.Choice, workers: int) -> None:
     """The same through the runner."""
-    import apache_beam as beam
-
     from jobs.engines import run_with
-    from pipeline.transforms import ChooseRows
+    from pipeline.transforms import ChooseRows, Spread
 
-    run_with("local", workers, [])(lambda p: p | beam.Create(pieces) | ChooseRows(recipe.steps, choice, pieces))
+    run_with("local", workers, [])(lambda p: p | Spread(pieces) | ChooseRows(recipe.steps, choice, pieces))
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
@@ -17,15 +17,24 @@ def draw(n: int, side: int = 64) -> bytes:
 
 
 class ImageServer(ThreadingHTTPServer):
-    """Serves /0.jpg, /1.jpg, …; `failing` maps a number to the HTTP status it is answered with instead."""
+    """Serves /0.jpg, /1.jpg, …; `failing` maps a number to the HTTP status it is answered with instead.
+
+    Of those in `broken` half of the bytes are missing. `before` is called with each number before it is answered.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.failing: dict[int, int] = {}
+        self.broken: set[int] = set()
+        self.before: Callable[[int], object] = lambda n: None
         self.requests: list[str] = []
         self.host = f"127.0.0.1:{self.server_port}"
+
+    def image(self, n: int) -> bytes:
+        """What is sent."""
+        return draw(n)[: 900 if n in self.broken else None]
 
     def rows(self, n: int) -> list[dict]:
         """`n` pool rows whose images it has."""
@@ -34,7 +43,7 @@ class ImageServer(ThreadingHTTPServer):
                 "uid": hashlib.md5(str(i).encode()).hexdigest(), "url": f"http://{self.host}/{i}.jpg",
                 "text": f"image number {i} 😀", "original_width": 64, "original_height": 64,
                 "clip_b32_similarity_score": 0.3, "clip_l14_similarity_score": 0.3, "face_bboxes": [],
-                "sha256": hashlib.sha256(draw(i)).hexdigest(),
+                "sha256": hashlib.sha256(self.image(i)).hexdigest(),
             }
             for i in range(n)
         ]  # fmt: skip
@@ -50,8 +59,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
         n = int(self.path.strip("/").removesuffix(".jpg"))
+        self.server.before(n)
         status = self.server.failing.get(n, 200)
-        body = draw(n) if status == 200 else b""
+        body = self.server.image(n) if status == 200 else b""
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

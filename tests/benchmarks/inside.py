@@ -1,7 +1,7 @@
 """Runs without their start-up: in one process, after a first run has imported everything and found the files.
 
     python inside.py beam RECIPE POOL WORKERS RUNS FOLDER          whole runs, choosing only
-    python inside.py loop RECIPE POOL 1 RUNS FOLDER                the plain functions of such a run in a loop
+    python inside.py loop RECIPE POOL 1 RUNS FOLDER                the same, with the plain functions in Beam's place
     python inside.py images RECIPE POOL WORKERS RUNS FOLDER HOST   whole runs, images and all
     python inside.py resize FILES WORKERS RUNS                     img2dataset's resizer alone on the files' bytes
 
@@ -31,8 +31,8 @@ def timed(work: Callable[[int], object], runs: int) -> list[float]:
     return seconds[1:]
 
 
-def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, host: str = "") -> list[float]:
-    """Whole runs; with a host, images are fetched from it."""
+def curate_runs(kind: str, recipe: str, pool: str, workers: int, runs: int, folder: str, host: str = "") -> list[float]:
+    """Whole runs; with a host, images are fetched from it; a `loop` has the plain functions in Beam's place."""
     from jobs import engines
 
     engines.warm_up(images=bool(host))
@@ -40,27 +40,23 @@ def curate_runs(recipe: str, pool: str, workers: int, runs: int, folder: str, ho
     from pipeline.curate import Request, curate
     from pipeline.options import FetchPolicy
 
-    def work(number: int) -> None:
-        run, fetch = engines.run_with("local", workers, []), FetchPolicy(allow_hosts=frozenset({host}))
-        curate(Request(pool, None, open_recipe(recipe), f"{folder}/{number}", run, select_only=not host, fetch=fetch))
-
-    return timed(work, runs)
-
-
-def loop_runs(recipe: str, pool: str, runs: int, folder: str) -> list[float]:
-    """The plain functions that such runs consist of, called one after the other in this process."""
     sys.path.append(str(pathlib.Path(__file__).parents[1]))
     import choosing
 
-    from filters.recipes import open_recipe
-    from pipeline import select
-
     def work(number: int) -> None:
-        chosen = open_recipe(recipe)
-        pieces, choice = choosing.plan(chosen, pathlib.Path(pool), pathlib.Path(folder, str(number)))
-        choosing.choose_in_a_loop(chosen, pieces, choice)
-        kept = sum(json.loads(pathlib.Path(select.marker(p, choice.folder)).read_text())["kept"] for p in pieces)
-        select.write_subset(choice, kept)
+        out, chosen, fetch = f"{folder}/{number}", open_recipe(recipe), FetchPolicy(allow_hosts=frozenset({host}))
+
+        def loop(_build: object) -> None:
+            """In a fork, as Beam's workers are: what one run has loaded, such as a matcher, no other run finds."""
+            plan = choosing.plan(chosen, pathlib.Path(pool), pathlib.Path(out))
+            worker = multiprocessing.get_context("fork").Process(target=choosing.choose_in_a_loop, args=(chosen, *plan))
+            worker.start()
+            worker.join()
+            if worker.exitcode:
+                raise RuntimeError(f"the loop ended with {worker.exitcode}")
+
+        run = loop if kind == "loop" else engines.run_with("local", workers, [])
+        curate(Request(pool, None, chosen, out, run, select_only=not host, fetch=fetch))
 
     return timed(work, runs)
 
@@ -91,13 +87,12 @@ def _resize(name: str) -> int:
 def main(kind: str, *args: str) -> int:
     if kind == "resize":
         seconds = resize_runs(args[0], *map(int, args[1:]))
-    elif kind == "loop":
-        import pyarrow as pa
-
-        pa.set_cpu_count(1)  # as in a worker
-        seconds = loop_runs(args[0], args[1], int(args[3]), args[4])
     else:
-        seconds = curate_runs(args[0], args[1], int(args[2]), int(args[3]), *args[4:])
+        if kind == "loop":
+            import pyarrow as pa
+
+            pa.set_cpu_count(1)  # as in a worker
+        seconds = curate_runs(kind, args[0], args[1], int(args[2]), int(args[3]), *args[4:])
     print(json.dumps(seconds))
     return 0
 

@@ -2,6 +2,7 @@
 
     python inside_features.py nearest RUNS ROWS VECTORS       the nearest of many vectors; one product of that size
     python inside_features.py negcliploss RUNS ROWS           one draw of a batch of all rows; one product of that size
+    python inside_features.py semdedup RUNS ROWS CLUSTERS     judging clusters from a file; a loop over them in memory
     python inside_features.py normsim RUNS ROWS FILE.parquet  NormSim of rows as they are read; reading them
     python inside_features.py read RUNS ROWS FILE.parquet     reading l14_img by batches; the file's bytes of it
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 
 DIMS = 768
 Pair = tuple[Callable[[], object], Callable[[], object]]
@@ -67,6 +69,39 @@ def normsim(rows: int, file: str) -> Pair:
     return lambda: [step.keep(batch) for batch in alone()], lambda: [None for _ in alone()]
 
 
+def semdedup(rows: int, clusters: int) -> Pair:
+    """A tenth of the rows comes twice. In the file they are as from ten pieces of a pool, each ordered by cluster."""
+    from filters.semantic_distinct import SemanticDistinct
+    from pipeline.carried import Carried, Ordered
+    from pipeline.groups import _sizes_and_places
+
+    rng, values = np.random.default_rng(2), units(rows, 0)
+    keys = np.zeros(rows, [("high", "<u8"), ("low", "<u8")])
+    keys["high"] = rng.integers(0, clusters, rows)
+    values[-rows // 10 :], keys[-rows // 10 :] = values[: rows // 10], keys[: rows // 10]
+    in_file = np.lexsort((keys["high"], rng.integers(0, 10, rows)))
+    values, keys = values[in_file], keys[in_file]
+    order = np.argsort(keys["high"], kind="stable")
+    sizes, places = _sizes_and_places(keys[order])
+    carried = Carried("l14_img", 768, tempfile.gettempdir())
+    carried.add(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), DIMS), np.arange(rows))
+
+    def ours() -> np.ndarray:
+        return SemanticDistinct("none", 0.05).judge(sizes, places, Ordered(carried, order))
+
+    def plain() -> np.ndarray:
+        stay = np.empty(rows, bool)
+        for start in np.flatnonzero(places == 0):
+            own = values[order[start : start + sizes[start]]].astype(np.float32)
+            cosines = np.triu(own @ own.T, 1)
+            stay[start : start + len(own)] = cosines.max(axis=0) <= 1 - 0.05
+        return stay
+
+    assert np.array_equal(ours(), plain())
+    assert ours().sum() == rows - rows // 10
+    return ours, plain
+
+
 def reader(rows: int, file: str) -> Callable[[], object]:
     from pipeline.pieces import batches, inspect
     from pipeline.pools import open_pool
@@ -89,7 +124,8 @@ def read(rows: int, file: str) -> Pair:
 
 
 def main(kind: str, runs: str, *args: str) -> None:
-    made = {"nearest": nearest, "negcliploss": negcliploss, "normsim": normsim, "read": read}[kind]
+    made = {"nearest": nearest, "negcliploss": negcliploss, "semdedup": semdedup, "normsim": normsim,
+            "read": read}[kind]  # fmt: skip
     work = made(*(int(arg) if arg.isdecimal() else arg for arg in args))
     taken = []
     for _ in range(int(runs) + 1):

@@ -26,6 +26,8 @@ class Cost(NamedTuple):
         one_mb: peak resident memory of its largest process, in 2**20 bytes; pages shared with others count in full.
         all_mb: the most that its processes held together; pages that several share count once.
         output: standard output and standard error.
+        first_mb: peak resident memory of the first process, which starts the others.
+        others_mb: that of the largest of these.
     """
 
     wall_s: float
@@ -33,6 +35,8 @@ class Cost(NamedTuple):
     one_mb: float
     all_mb: float
     output: str
+    first_mb: float = 0.0
+    others_mb: float = 0.0
 
 
 class Row(NamedTuple):
@@ -75,7 +79,8 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s:
             os.killpg(process.pid, signal.SIGKILL)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
-    return Cost(wall_s, watch.cpu_s(), watch.one_kb / 1024, watch.all_kb / 1024, output)
+    first_mb, others_mb, all_mb = (kb / 1024 for kb in (watch.first_kb, watch.others_kb, watch.all_kb))
+    return Cost(wall_s, watch.cpu_s(), max(first_mb, others_mb), all_mb, output, first_mb, others_mb)
 
 
 class _Watch(threading.Thread):
@@ -85,7 +90,7 @@ class _Watch(threading.Thread):
         super().__init__(daemon=True)
         self.session, self.ended = session, threading.Event()
         self.ticks: dict[int, int] = {}
-        self.one_kb = self.all_kb = 0
+        self.first_kb = self.others_kb = self.all_kb = 0
         self.start()
 
     def run(self) -> None:
@@ -106,7 +111,11 @@ class _Watch(threading.Thread):
                 if name.isdecimal() and os.getsid(int(name)) == self.session:
                     fields = pathlib.Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
                     self.ticks[int(name)] = int(fields[11]) + int(fields[12])
-                    self.one_kb = max(self.one_kb, _kilobytes(f"/proc/{name}/status", "VmHWM:"))
+                    peak = _kilobytes(f"/proc/{name}/status", "VmHWM:")
+                    if int(name) == self.session:
+                        self.first_kb = max(self.first_kb, peak)
+                    else:
+                        self.others_kb = max(self.others_kb, peak)
                     together += _kilobytes(f"/proc/{name}/smaps_rollup", "Pss:")
         self.all_kb = max(self.all_kb, together)
 

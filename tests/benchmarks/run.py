@@ -13,11 +13,12 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "train")
+NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "score",
+         "evaluate", "size", "train")  # fmt: skip
 
 
 def main() -> int:
-    sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+    sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
     from measure import table
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -130,7 +130,8 @@ def test_balancing(tmp_path):
 def test_features(tmp_path):
     bench_features = importlib.import_module("bench_features")
     whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
-    assert whats == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "NormSim l2", "reading l14_img"]
+    assert whats[:4] == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "SemDeDup"]
+    assert whats[4:] == ["NormSim l2", "reading l14_img"]
 
 
 @pytest.mark.slow
@@ -156,9 +157,40 @@ def test_texts(tmp_path):
 
 
 @pytest.mark.slow
+def test_evaluating(tmp_path):
+    pytest.importorskip("open_clip")
+    bench_evaluate = importlib.import_module("bench_evaluate")
+    assert [row.what for row in bench_evaluate.rows(tmp_path, number=1, size=400)] == [
+        "evaluate 3 tasks, 1,200 images"
+    ]
+
+
+@pytest.mark.slow
 def test_centroids(tmp_path):
     pytest.importorskip("faiss")
     bench_centroids = importlib.import_module("bench_centroids")
     assert [row.what for row in bench_centroids.rows(tmp_path, number=1, size=3000)] == [
         "k-means, 3,000 rows, 30 centroids"
     ]
+
+
+@pytest.mark.slow
+def test_size(tmp_path):
+    bench_size = importlib.import_module("bench_size")
+    whats = [row.what.strip() for row in bench_size.rows(tmp_path, number=1, size=4000, each=2000, sizes=2)]
+    memory = "memory from first to last"
+    assert whats[:3] == ["clip_score_balanced, 4,000 rows", "clip_score_balanced, 40,000 rows", memory]
+    assert whats[3:] == ["distinct, 4,000 rows", "distinct, 40,000 rows", memory]
+
+
+def test_a_generated_pool_has_other_uids_in_each_file(tmp_path):
+    generated_pool = importlib.import_module("generated_pool")
+    pieces, pools = (importlib.import_module(f"pipeline.{name}") for name in ("pieces", "pools"))
+    template = generated_pool.make_template(tmp_path, 500)
+    found = pieces.inspect(pools.open_pool(f"generated:/{template}/1500", None, {}), ["uid", "text"])
+    assert found.rows == 1500
+    batches = [batch for piece in found.pieces for batch in pieces.batches(piece, ["uid", "text"])]
+    uids = [uid for batch in batches for uid in batch["uid"].to_pylist()]
+    assert len({uid[:16] for uid in uids}) == len(uids) == 1500
+    assert {len(uid) for uid in uids} == {32}
+    assert batches[0]["text"].equals(batches[-1]["text"])

@@ -88,6 +88,25 @@ def test_a_target_is_met_by_the_least_t_that_meets_it(target: int, tmp_path: pat
     assert len(chosen(step, batch)) == pytest.approx(target, abs=1)
 
 
+@pytest.mark.parametrize("asked", [{"t": 30}, {"tail_share": 0.2}, {"target": 400}], ids=str)
+def test_a_sample_grown_is_fitted_as_a_pool_that_has_its_rows_as_often(asked: dict, tmp_path: pathlib.Path) -> None:
+    step = Balance(written(tmp_path, ENTRIES), **asked).with_files({})
+    batch = scored(step, rows(CAPTIONS, 200))
+    grown: Filter | Fit = step
+    often: Filter | Fit = step
+    while isinstance(grown, Fit) and isinstance(often, Fit):
+        grown = grown.finish(grown.grown(grown.add(grown.empty(), batch), 3.0))
+        state = often.empty()
+        for _ in range(3):
+            state = often.add(state, batch)
+        often = often.finish(state)
+    assert isinstance(grown, Balanced)
+    assert isinstance(often, Balanced)
+    assert grown.describe() == often.describe()
+    assert grown.keep(batch) == often.keep(batch)
+    assert len(set(grown.keep(batch).to_pylist())) == 2
+
+
 def test_a_target_beyond_what_matches_says_how_many_do(tmp_path: pathlib.Path) -> None:
     step = Balance(written(tmp_path, ENTRIES), target=600).with_files({})
     batch = scored(step, rows(CAPTIONS))

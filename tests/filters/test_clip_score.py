@@ -43,8 +43,8 @@ def test_the_model_names_the_column() -> None:
     assert ClipScoreFraction("l14", 0.1).columns == ("clip_l14_similarity_score",)
     assert ClipScoreFraction("l14", 0.1).name == ClipScore("l14", 0.1).name == "clip_score"
     for make in (ClipScore, ClipScoreFraction):
-        with pytest.raises(CurateError, match=r"clip_score: unknown model 'l41'\. Did you mean 'l14'"):
-            make("l41", 0.1)
+        with pytest.raises(CurateError, match=r"clip_score: unknown model 'L14'\. Did you mean 'l14'"):
+            make("L14", 0.1)
 
 
 def test_one_row_more_than_the_fraction_and_ties() -> None:

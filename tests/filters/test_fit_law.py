@@ -29,6 +29,8 @@ from filters.best import Best
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.frequent_tokens import FrequentOnly, FrequentTokens
 from filters.fused_score import FusedScore, FusedScoreFraction
+from filters.negcliploss import NegClipLossFraction
+from filters.soft_cap import SoftCap
 
 SCORES = st.none() | st.floats(width=32) | st.sampled_from([0.1, 0.2, 0.25, -0.0, 0.0])
 
@@ -56,18 +58,17 @@ def highest_scores(fit: ClipScoreFraction, rows: pa.RecordBatch, dropped: int) -
     return ClipScore(fit.model, scores[min(int(rows.num_rows * fit.fraction), len(scores) - 1)])
 
 
-def best_scores(fit: BestOf, rows: pa.RecordBatch, dropped: int) -> Filter | None:
+def best_scores(fit: Best, rows: pa.RecordBatch, dropped: int) -> Filter | None:
     """What a Best must finish as: the least of the int(rows * fraction) highest scores."""
     scores = sorted((s for s in rows.column(0).to_pylist() if s is not None and s == s), reverse=True)
     if not scores:
         return None
     total = rows.num_rows + (dropped if fit.of == "pool" else 0)
     best = scores[: max(int(total * fit.fraction), 1)]
-    return ClipScore("l14", best[-1])
+    return fit.at(best[-1])
 
 
-def score_rows(model: str) -> st.SearchStrategy[pa.RecordBatch]:
-    name = f"clip_{model}_similarity_score"
+def score_rows(name: str) -> st.SearchStrategy[pa.RecordBatch]:
     return st.lists(SCORES, min_size=1, max_size=60).map(lambda s: pa.record_batch({name: pa.array(s, pa.float32())}))
 
 
@@ -152,6 +153,24 @@ def two_scores() -> st.SearchStrategy[pa.RecordBatch]:
     return pairs.map(batch)
 
 
+def soft_capped(fit: SoftCap, rows: pa.RecordBatch, dropped: int) -> Filter | None:
+    """What SoftCap must finish as: as seen in one batch, which another test compares with a race of clocks."""
+    scores = [x for x in rows["a"].to_pylist() if x is not None and math.isfinite(x)]
+    if 2 * len(scores) < rows.num_rows or len(set(scores)) < 2:
+        return None
+    made: Filter | Fit = fit
+    for _ in range(fit.passes):
+        made = made.finish(made.skip(made.add(made.empty(), rows), dropped))
+    assert made.copies(rows).sum() == (fit.samples or rows.num_rows + dropped)
+    return made
+
+
+def scores_of_uids() -> st.SearchStrategy[pa.RecordBatch]:
+    return two_scores().map(
+        lambda rows: pa.record_batch({"uid": [f"{n:032x}" for n in range(rows.num_rows)], "a": rows["a"]})
+    )
+
+
 def frequent(fit: FrequentTokens, rows: pa.RecordBatch, _: int) -> Filter:
     """What FrequentTokens must finish as: each token's cell worked out on its own, and counted."""
 
@@ -179,11 +198,14 @@ FITS = [
     (FrequentTokens(4, 16), captions(), frequent),
     *((FusedScoreFraction({"a": 0.6, "b": -0.2}, 0.3, scale=scale), two_scores(), fused)
       for scale in ("standardise", "min_max")),
-    (ClipScoreFraction("l14", 0.3), score_rows("l14"), highest_scores),
-    (ClipScoreFraction("b32", 0.01), score_rows("b32"), highest_scores),
-    (ClipScoreFraction("l14", 0.97), score_rows("l14"), highest_scores),
-    (BestOf(0.2, "pool"), score_rows("l14"), best_scores),
-    (BestOf(0.5, "step"), score_rows("l14"), best_scores),
+    (ClipScoreFraction("l14", 0.3), score_rows("clip_l14_similarity_score"), highest_scores),
+    (ClipScoreFraction("b32", 0.01), score_rows("clip_b32_similarity_score"), highest_scores),
+    (ClipScoreFraction("l14", 0.97), score_rows("clip_l14_similarity_score"), highest_scores),
+    (NegClipLossFraction(0.3), score_rows("negcliploss"), best_scores),
+    (BestOf(0.2, "pool"), score_rows("clip_l14_similarity_score"), best_scores),
+    (BestOf(0.5, "step"), score_rows("clip_l14_similarity_score"), best_scores),
+    (SoftCap({"a": 1.5}), scores_of_uids(), soft_capped),
+    (SoftCap({"a": -0.5}, samples=70, penalty=2.0, scale="min_max"), scores_of_uids(), soft_capped),
 ]
 
 

@@ -84,8 +84,9 @@ def test_any_number_will_do(tmp_path: pathlib.Path, kind: pa.DataType) -> None:
 def test_a_column_is_gathered_from_the_files_that_have_it(tmp_path: pathlib.Path) -> None:
     a = written(tmp_path / "a.parquet", [uid(0)], dfn=[1], l14=[2])
     b = written(tmp_path / "b.parquet", [uid(1)], l14=[3])
-    assert joined.sources(str(tmp_path / "*.parquet"), ["dfn", "l14", "b32"]) == {"dfn": (a,), "l14": (a, b), "b32": ()}
-    assert joined.sources(b, ["l14"]) == {"l14": (b,)}
+    found = joined.sources(str(tmp_path / "*.parquet"), ["dfn", "l14", "b32"], "mine")
+    assert found == {"dfn": (a,), "l14": (a, b), "b32": ()}
+    assert joined.sources(b, ["l14"], "mine") == {"l14": (b,)}
 
 
 def test_the_hash_is_of_the_contents(tmp_path: pathlib.Path) -> None:
@@ -117,7 +118,7 @@ def test_a_uid_with_two_scores_is_named_with_its_files(tmp_path: pathlib.Path) -
 def test_files_that_are_none(tmp_path: pathlib.Path, make, words: str) -> None:
     make(tmp_path / "a.parquet")
     with pytest.raises(CurateError, match=words):
-        JoinedScore("dfn", joined.sources(str(tmp_path / "a*"), ["dfn"])["dfn"]).build()
+        JoinedScore("dfn", joined.sources(str(tmp_path / "a*"), ["dfn"], "mine")["dfn"]).build()
 
 
 def test_a_damaged_page_is_named(tmp_path: pathlib.Path) -> None:

@@ -22,7 +22,7 @@ def uids_of(rows: int) -> np.ndarray:
 
 
 def restated(images, texts, uids, *, seed=0, batch=32_768, tau=0.01, draws=10) -> np.ndarray:
-    """The definition, draw by draw and batch by batch."""
+    """The definition, draw by draw and batch by batch; a batch that all pairs are too few for has them once each."""
     images, texts = images.astype(np.float64), texts.astype(np.float64)
     both = np.isfinite(images + texts).all(axis=1) & images.any(axis=1) & texts.any(axis=1)
     good = np.flatnonzero(both).tolist()
@@ -37,10 +37,11 @@ def restated(images, texts, uids, *, seed=0, batch=32_768, tau=0.01, draws=10) -
         order = sorted(good, key=key)
         for start in range(0, len(order), batch):
             own = order[start : start + batch]
-            members = own + (order * batch)[: batch - len(own)]
+            members = own + order[: max(min(batch, len(order)) - len(own), 0)]
             for i in own:
                 losses = [np.logaddexp.reduce(images[i] @ texts[members].T / tau),
                           np.logaddexp.reduce(texts[i] @ images[members].T / tau)]  # fmt: skip
+                losses = [loss + np.log(batch / len(members)) for loss in losses]
                 found[draw, i] = images[i] @ texts[i] - tau / 2 * sum(losses)
     return found.mean(axis=0)
 
@@ -74,6 +75,15 @@ def test_opposite_features_lose_nothing(tau) -> None:
     assert np.allclose(found, restated(images, texts, uids, batch=40, tau=tau, draws=1), rtol=0, atol=1e-6)
     lone = negcliploss.scores(-images[-2:], images[-2:], uids[:2], batch=2, tau=tau, draws=1)  # every sum is tiny
     assert np.allclose(lone, restated(-images[-2:], images[-2:], uids[:2], batch=2, tau=tau, draws=1), atol=1e-6)
+
+
+def test_a_file_of_few_pairs_is_scored_like_one_in_which_each_comes_often() -> None:
+    images, texts, uids = units(60), units(60), uids_of(240)
+    few = negcliploss.scores(images, texts, uids[:60], batch=240, draws=3)
+    many = negcliploss.scores(np.tile(images, (4, 1)), np.tile(texts, (4, 1)), uids, batch=240, draws=1)
+    assert np.allclose(np.tile(few, 4), many, rtol=0, atol=1e-6)
+    reference = negcliploss.scores(images, texts, uids[:60], batch=60, draws=1)
+    assert np.allclose(few - reference, -0.01 * np.log(4), rtol=0, atol=1e-6)  # so the order is the reference's
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:

@@ -13,6 +13,7 @@ from filters.image_based import ImageBased
 from filters.language import Cld3, Language
 from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe, describe, open_recipe
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
 from filters.where import Where
 from metadata.errors import CurateError
@@ -86,10 +87,13 @@ steps:
   - image_based: {{centroids: {b}, targets: {b}, embedding: b32_img}}
   - normsim: {{targets: {a}, threshold: 3}}
   - normsim: {{targets: {a}, fraction: 0.2, of: pool, norm: linf}}
+  - semantic_distinct: {{centroids: {a}, eps: 0.05}}
+  - semantic_distinct: {{centroids: {b}, eps: 0.1, keep: easy, embedding: b32_txt, seed: 3}}
 """))
     assert recipe.steps == (
         CaptionLength(0, 6), CaptionTokens(2), ImageBased(a, a), ImageBased(b, b, "b32_img"), NormSim(a, 3.0),
-        NormSimFraction(a, 0.2, "pool", "linf"),
+        NormSimFraction(a, 0.2, "pool", "linf"), SemanticDistinct(a, 0.05),
+        SemanticDistinct(b, 0.1, "easy", "b32_txt", 3),
     )  # fmt: skip
     assert str(tmp_path) not in str(describe(recipe)["steps"])
     for name, told in [("none.npy", "there is no such file"), ("b.npy", "has vectors of 512 numbers")]:
@@ -142,7 +146,7 @@ MISTAKES = [
     ("{name: a, steps: [{clip_score: {fraction: 0.1}}]}", "model is missing"),
     ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
     ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
-    ("{name: a, steps: [{clip_score: {model: vit, threshold: 0.2}}]}", "unknown model 'vit'. Known: b32, l14."),
+    ("{name: a, steps: [{clip_score: {model: ViT, threshold: 0.2}}]}", "unknown model 'ViT'. Known: b32, l14."),
     ("{name: a, steps: [{image_based: {centroids: a.npy}}]}", "step 1 (image_based): targets is missing"),
     ("{name: a, steps: [{image_based: {centroids: a, targets: b, embedding: c}}]}", "unknown embedding 'c'"),
     ("{name: a, steps: [{normsim: a.npy}]}", "(normsim): has neither of threshold and fraction, but exactly one"),

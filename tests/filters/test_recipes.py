@@ -8,11 +8,12 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from filters import recipes
 from filters.balance import Balance
-from filters.base import Filter, Fit
+from filters.base import Step
 from filters.clip_score import ClipScore
 from filters.image_based import ImageBased
 from filters.recipes import DEFAULT, RECIPES, Recipe, check, describe, file_names, open_recipe, recipe_columns
@@ -25,7 +26,8 @@ POOL = pa.schema([(name, column.type) for name, column in KNOWN.items()])
 def test_the_recipes() -> None:
     assert list(RECIPES) == [
         "no_filter", "basic_filter", "clip_score_l14_30_percent", "clip_score_b32_30_percent", "laion2b",
-        "text_based", "image_based", "datacomp_1b", "negcliploss", "negcliploss_normsim",
+        "text_based", "image_based", "datacomp_1b", "align", "dfn", "negcliploss", "negcliploss_normsim", "semdedup",
+        "m_flyt", "m_flyt_scs",
         "metaclip", "metaclip_tail", "metaclip_worldwide", "clip_score_balanced",
     ]  # fmt: skip
     assert DEFAULT in RECIPES
@@ -40,7 +42,7 @@ def test_each_says_what_it_is(recipe: Recipe) -> None:
     assert recipe.rows_at_small.endswith("M") or "small" not in [result.scale for result in recipe.expected]
     assert recipe.samples_per_shard == 10_000
     assert all(0 < number < 1 for result in recipe.expected for number in result[1:])
-    assert all(isinstance(step, Filter | Fit) for step in recipe.steps)
+    assert all(isinstance(step, Step) for step in recipe.steps)
 
 
 def test_the_default_balances_the_best_published() -> None:
@@ -54,19 +56,45 @@ def test_balance_comes_last() -> None:
         Recipe("mine", (Balance(t=5), ClipScore("l14", 0.3)))
 
 
+def write_scores(folder: pathlib.Path) -> str:
+    """Scores as m_flyt asks for them, of no pool in particular; gives their glob."""
+    (m_flyt,) = RECIPES["m_flyt"].steps
+    for name in set(m_flyt.weights) - set(KNOWN):
+        pq.write_table(pa.table({"uid": [f"{n:032x}" for n in range(3)], name: [0.1, 0.2, 0.3]}),
+                       folder / f"{name}.parquet")  # fmt: skip
+    return str(folder / "*.parquet")
+
+
+def test_m_flyts_scores_are_of_the_pool_and_of_files(tmp_path: pathlib.Path) -> None:
+    for name in ("m_flyt", "m_flyt_scs"):
+        recipe = open_recipe(name, {}, {"scores": write_scores(tmp_path)})
+        assert sum(recipe.steps[0].weights.values()) == pytest.approx(4.35)
+        assert set(recipe_columns(recipe)) == {"uid", "clip_b32_similarity_score", "clip_l14_similarity_score"}
+        assert len(recipe.steps[0].scorers) == 10
+    (tmp_path / "flyt.parquet").unlink()
+    with pytest.raises(CurateError, match=r"^fused_score: unknown column 'flyt'"):
+        check(open_recipe("m_flyt", {}, {"scores": str(tmp_path / "*.parquet")}), POOL)
+    with pytest.raises(CurateError, match=r"needs a file of scores, but .* scores are parquet files with uids\.$"):
+        open_recipe("m_flyt_scs")
+
+
 @pytest.mark.parametrize("name", [n if n != "laion2b" else pytest.param(n, marks=pytest.mark.slow) for n in RECIPES])
 @pytest.mark.usefixtures("small_wordnet")
 def test_each_opens_on_commonpools_columns(name: str, tmp_path: pathlib.Path) -> None:
     names = file_names(RECIPES[name])
-    for file in names:
-        np.save(tmp_path / f"{file}.npy", np.eye(768, dtype=np.float16))
     files = {file: str(tmp_path / f"{file}.npy") for file in names}
+    for file, path in files.items():
+        if file == "scores":
+            files[file] = write_scores(tmp_path)
+        else:
+            np.save(path, np.eye(768, dtype=np.float16))
     lists = {"worldwide": "demo_worldwide"}
     recipe = open_recipe(name, lists, files)
     assert recipe.steps == tuple(step.with_files(lists | files) for step in RECIPES[name].steps)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
-    assert set(recipe_columns(recipe)) <= set(KNOWN)
-    check(recipe, POOL)
+    added = ["clip_dfn_similarity_score"] if name == "dfn" else []  # by `curate score`
+    assert set(recipe_columns(recipe)) <= {*KNOWN, *added}
+    check(recipe, pa.schema([*POOL, *((column, pa.float32()) for column in added)]))
     described = describe(recipe)
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     assert [next(iter(step)) for step in described["steps"]] == [step.name for step in recipe.steps]

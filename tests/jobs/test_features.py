@@ -21,7 +21,9 @@ def pool(toy_pool: pathlib.Path) -> pathlib.Path:
     """The toy pool with features."""
     for path in toy_pool.glob("*.parquet"):
         rows = pq.read_metadata(path).num_rows
-        np.savez(path.with_suffix(".npz"), l14_img=units(rows), l14_txt=units(rows))
+        images = units(rows)
+        images[rows // 2 :] = images[: rows - rows // 2]
+        np.savez(path.with_suffix(".npz"), l14_img=images, l14_txt=units(rows))
     return toy_pool
 
 
@@ -42,12 +44,13 @@ steps:
 """
 
 
-@pytest.mark.parametrize("recipe", ["image_based", "small.yaml"])
+@pytest.mark.parametrize("recipe", ["image_based", "semdedup", "small.yaml"])
 def test_recipes_that_read_embeddings(curate, pool, files, tmp_path, recipe):
     (tmp_path / "small.yaml").write_text(SMALL)
-    options = files if recipe == "image_based" else files[2:]
+    options = {"image_based": files, "semdedup": files[:2], "small.yaml": files[2:]}[recipe]
     done = curate("--pool", pool, "--recipe", recipe, *options, "--select-only", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert ("3,000 of 3,000 rows in 3 passes (100%)" in done.stderr) == (recipe == "semdedup")
     rows = json.loads((tmp_path / "run/manifest.json").read_text())["rows"]
     assert 0 < rows["kept"] < rows["in"] == 1000
     assert rows["kept"] + sum(step["dropped"] for step in rows["dropped"]) == 1000

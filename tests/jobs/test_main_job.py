@@ -1,16 +1,14 @@
-"""The command as users run it: what it prints, how it fails, and that killed runs end in the same bytes."""
+"""The command as users run it: what it prints, and how it fails."""
 
-import functools
 import json
 import pathlib
-import random
-import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from demo_runs import outputs, run
 
 YAML = """
 name: mine
@@ -19,17 +17,6 @@ steps:
   - clip_score: {model: l14, fraction: 0.5}
 shards: {samples: 50}
 """
-
-
-def outputs(run: pathlib.Path) -> dict[str, bytes]:
-    """Every output by name; the manifest without its times."""
-    found = {
-        str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and "work" not in p.parts
-    }
-    record = json.loads(found["manifest.json"])
-    del record["times"]
-    found["manifest.json"] = json.dumps(record).encode()
-    return found
 
 
 def test_a_yaml_recipe_on_a_folder(curate, toy_pool, tmp_path):
@@ -93,6 +80,7 @@ def test_a_folder_of_other_things_is_left_alone(curate, toy_pool, tmp_path):
         (["--pool", "{pool}", "--min-kept", "3"], 2, "a number from 0 to 1"),
         (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
+        (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
         (["retri", "x"], 2, "Did you mean 'retry'?"),
         (["retry", "{pool}", "--status", "timeout"], 1, "holds no run whose shards are finished"),
@@ -156,31 +144,8 @@ def test_recipes_are_listed_with_their_source(curate):
 def demo_run(tmp_path_factory) -> pathlib.Path:
     """A run of a small demo pool, undisturbed."""
     out = tmp_path_factory.mktemp("demo") / "run"
-    _demo(out, "2").check_returncode()
+    run(out, "2").check_returncode()
     return out
-
-
-def _demo(out: pathlib.Path, workers: str) -> subprocess.CompletedProcess:
-    return subprocess.run(_command(out, workers), capture_output=True, text=True, timeout=120)
-
-
-def _command(out: pathlib.Path, workers: str) -> list[str]:
-    recipe = out.parent / "recipe.yaml"
-    steps = "  - clip_score: {model: l14, fraction: 0.7}\n  - balance: {target: 150}\n"
-    recipe.write_text(f"name: half\nsteps:\n{steps}shards: {{samples: 40}}\n")
-    return [
-        sys.executable,
-        "-m",
-        "jobs.cli",
-        "--pool",
-        "demo:400",
-        "--recipe",
-        recipe,
-        "--out",
-        out,
-        "--workers",
-        workers,
-    ]
 
 
 def test_the_demo_accounts_for_every_sample(demo_run):
@@ -196,41 +161,8 @@ def test_the_demo_accounts_for_every_sample(demo_run):
 
 
 def test_one_worker_writes_the_same_bytes(demo_run, tmp_path):
-    _demo(tmp_path / "run", "1").check_returncode()
+    run(tmp_path / "run", "1").check_returncode()
     assert outputs(tmp_path / "run") == outputs(demo_run)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
-def test_kill_9_at_a_random_point_and_start_again(demo_run, tmp_path, seed):
-    rng = random.Random(seed)
-    out = tmp_path / "run"
-    for _ in range(3):
-        process = subprocess.Popen(_command(out, "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    done = _demo(out, "2")
-    assert done.returncode == 0, done.stderr
-    assert outputs(out) == outputs(demo_run)
-
-
-def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):
-    process = subprocess.Popen(
-        _command(tmp_path / "run", "2"),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Whoever runs the tests in the background may have it ignored, and children inherit that.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-    while process.poll() is None and not (tmp_path / "run/work/select").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130, errors
-    assert "run the same command again to go on" in errors
-    assert "Traceback" not in errors
 
 
 def test_two_at_once_on_one_folder_are_refused(curate, toy_pool, tmp_path):
@@ -253,21 +185,3 @@ def test_what_a_killed_run_left_under_temporary_names_is_removed(curate, toy_poo
     (tmp_path / "run/kept/.000000.parquet.abc.tmp").touch()
     assert curate(*args).returncode == 0
     assert not list((tmp_path / "run").rglob(".*.tmp"))
-
-
-@pytest.mark.skipif(
-    not hasattr(__import__("os"), "geteuid") or __import__("os").geteuid() != 0, reason="mounting needs root"
-)
-def test_a_full_disk_is_told_in_a_sentence(curate, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("no mounting here")
-    try:
-        done = curate("--pool", "demo:400", "--recipe", "no_filter", "--out", disk / "run")
-        assert done.returncode == 1
-        assert "No space left on device. What is finished is kept" in done.stderr
-        assert "Traceback" not in done.stderr
-        assert not list((disk / "run/shards").glob("*.tar"))
-    finally:
-        subprocess.run(["umount", disk], check=True)

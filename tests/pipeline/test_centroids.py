@@ -178,6 +178,25 @@ def test_pools_that_do_not_fit(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_pool_with_names_of_its_own(tmp_path, curate):
+    pytest.importorskip("faiss")
+    plain, named = write(tmp_path / "plain", np.arange(ROWS), [ROWS]), tmp_path / "named"
+    named.mkdir()
+    table = pq.read_table(tmp_path / "plain/0.parquet")
+    pq.write_table(table.rename_columns(["ID"]), named / "0.parquet")
+    np.savez(named / "0.npz", mine=np.load(tmp_path / "plain/0.npz")["l14_img"])
+    centroids.make(plain, asked(), str(tmp_path / "c.npy"))
+    options = ["--pool", named, "--number", 12, "--sample", 600, "--iterations", 4, "--seed", 3]
+    options += ["--out", tmp_path / "d.npy"]
+    done = curate("centroids", *options, "--columns", "uid=ID,l14_img=mine")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "d.npy").read_bytes() == (tmp_path / "c.npy").read_bytes()
+    done = curate("centroids", *options, "--columns", "uid=ID")
+    assert done.returncode == 1
+    assert "0.npz: unknown array 'l14_img'. Known: mine." in done.stderr
+
+
+@pytest.mark.slow
 def test_features_of_float32(tmp_path):
     pytest.importorskip("faiss")
     features = units(ROWS, dims=256)
@@ -187,6 +206,16 @@ def test_features_of_float32(tmp_path):
     centroids.make(Pool("pool", str(tmp_path / "pool")), asked(embedding="dedup"), str(tmp_path / "c.npy"))
     expected = restated(features[np.argsort(hashes(3))[:600]], 12, 4)
     assert np.abs(np.load(tmp_path / "c.npy") - expected).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_sample_of_any_size_gives_the_same_bytes(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    pool = write(tmp_path / "pool", np.arange(ROWS), [ROWS])
+    centroids.make(pool, asked(), str(tmp_path / "small.npy"))
+    monkeypatch.setattr(centroids, "_SMALL", 0)
+    centroids.make(pool, asked(), str(tmp_path / "large.npy"))
+    assert (tmp_path / "small.npy").read_bytes() == (tmp_path / "large.npy").read_bytes()
 
 
 @pytest.mark.slow

@@ -468,7 +468,7 @@ class TestAgain:
     def test_a_worker_that_dies_ends_the_run(self, tmp_path, shards, monkeypatch):
         pool = make_pool(shards, [10, 10])
         subset = write_subset(tmp_path / "s.npy", [uid for uid, _ in pool])
-        monkeypatch.setattr("pipeline.reshard_work._uid", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr("pipeline.reshard_work.sample_uid", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         with pytest.raises(CurateError, match="a worker process died"):
             reshard(str(shards), subset, str(tmp_path / "out"), 10, 2)
 

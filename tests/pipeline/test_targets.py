@@ -2,8 +2,13 @@
 
 import io
 import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +16,8 @@ from PIL import Image
 
 from metadata.errors import CurateError
 from pipeline import targets
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 #: A tower small enough for a few images on a CPU.
 TINY = {
@@ -55,6 +62,14 @@ def test_images_are_found_in_the_order_of_their_names(images, tmp_path):
     assert found == [(f"{tmp_path}/shards/0.tar: b.png", picture(1)), (f"{tmp_path}/shards/0.tar: a.png", picture(2))]
 
 
+def test_images_that_were_done_are_not_read(images):
+    (images / "class0/0.png").unlink()
+    (images / "class0/0.png").symlink_to("nowhere")
+    assert [name for name, _ in targets.find(str(images), 1)] == names(images)[1:]
+    with pytest.raises(FileNotFoundError):
+        list(targets.find(str(images)))
+
+
 def test_mistakes(images, tmp_path):
     with pytest.raises(CurateError, match=r"^--images none: no images there, but"):
         targets.make("none", "x", "x", str(tmp_path / "t.npy"), 2)
@@ -62,14 +77,24 @@ def test_mistakes(images, tmp_path):
         targets.make(str(images), "x", "x", "t.npz", 2)
 
 
-@pytest.mark.slow
-def test_equal_to_a_plain_loop(images, tmp_path):
+@pytest.fixture
+def tiny(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    """A model's config and weights."""
     open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
-    config, weights, out = tmp_path / "tiny-targets.json", tmp_path / "tiny.pt", tmp_path / "t.npy"
+    config, weights = tmp_path / "tiny-targets.json", tmp_path / "tiny.pt"
     config.write_text(json.dumps(TINY))
     open_clip.add_model_config(config)
-    model, _, prepare = open_clip.create_model_and_transforms("tiny-targets")
-    torch.save(model.state_dict(), weights)
+    torch.save(open_clip.create_model("tiny-targets").state_dict(), weights)
+    return config, weights
+
+
+@pytest.mark.slow
+def test_equal_to_a_plain_loop(images, tiny, tmp_path):
+    import open_clip
+    import torch
+
+    (config, weights), out = tiny, tmp_path / "t.npy"
+    model, _, prepare = open_clip.create_model_and_transforms("tiny-targets", str(weights))
     (images / "class1/2.jpg").write_bytes(picture(7)[:300])
     record = targets.make(str(images), str(config), str(weights), str(out), 2)
     assert record["left_out"] == [f"{images}/class1/2.jpg"]
@@ -82,6 +107,7 @@ def test_equal_to_a_plain_loop(images, tmp_path):
             expected.append((features / features.norm()).numpy())
     found = np.load(out, allow_pickle=False)
     assert found.dtype == np.float32
+    assert not (tmp_path / "t.npy.work").exists()
     assert np.abs(found - np.stack(expected)).max() < 1e-5
     for name, tag, told in [
         ("tiny-target", "x", "--model: unknown model 'tiny-target'. Did you mean 'tiny-targets'?"),
@@ -94,3 +120,38 @@ def test_equal_to_a_plain_loop(images, tmp_path):
         with pytest.raises(CurateError) as error:
             targets.make(str(images), name, tag, str(out), 2)
         assert str(error.value).startswith(told)
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_and_gives_the_same_bytes(tiny, tmp_path):
+    (config, weights), folder = tiny, tmp_path / "many"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:03d}.png").write_bytes(picture(number % 50) if number % 60 else b"no image")
+    command = [sys.executable, "-m", "jobs.cli", "targets", "--images", "many", "--model", str(config), "--pretrained",
+               str(weights), "--batch", "3", "--out"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options: dict = {"cwd": tmp_path, "env": environment, "text": True}
+    done = subprocess.run([*command, "whole.npy"], capture_output=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert "encoding: 300 of 300 images (100%), " in done.stderr
+    assert "curate: many/000.png: is left out, for it can't be read as an image." in done.stderr
+    assert "images                  295  on " in done.stdout
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    for seen in (2, 40):
+        process = subprocess.Popen([*command, "killed.npy"], **quiet, **options)
+        while process.poll() is None and len(list(tmp_path.glob("killed.npy.work/*/[0-9]*.npz"))) < seen:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        for path in sorted(folder.iterdir())[: 3 * seen]:  # were they read again, the features would be others
+            stat = path.stat()
+            path.write_bytes(bytes(stat.st_size))
+            os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    done = subprocess.run([*command, "killed.npy"], capture_output=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "killed.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    whole, killed = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("whole", "killed"))
+    assert whole == killed
+    assert len(whole["left_out"]) == 5
+    assert not (tmp_path / "killed.npy.work").exists()

@@ -1,0 +1,161 @@
+"""A model on many evaluation tasks: results as JSON lines in DataComp's form, task by task, and their means."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metadata.errors import CurateError, printable
+from pipeline import manifest, models, remote, storage, task_files, zero_shot
+from pipeline.progress import Line
+from pipeline.tasks import GROUPS, Task
+
+#: What the Hub makes of a dataset that is no webdataset, on a branch of its own.
+_PARQUET_BRANCH = "refs/convert/parquet"
+
+#: Whose versions can change a result.
+_PACKAGES = ("clip-curate", "open_clip_torch", "torch", "torchvision", "pillow", "numpy")
+
+
+def run(
+    tasks: Sequence[Task], data: str | None, model: str, pretrained: str | None, out: str, batch: int, overwrite: bool
+) -> dict[str, Any]:
+    """Evaluates what `out` doesn't have yet; a line is added when its task is finished.
+
+    Args:
+        data: a local folder with the tasks' folders; None for the Hub, whose files stay in its client's cache.
+        model, pretrained: as `models.open_model` takes them.
+        out: a local path that ends in .jsonl; a line is {"key", "dataset", "metrics": {…, "main_metric"}}, as DataComp
+            writes and reads it. The .json beside it says what was evaluated: the model, its weights' sha256, the data,
+            the versions, each task's seconds, and the means.
+        batch: images, or captions, that the model sees at a time.
+        overwrite: leaves nothing of what `out` has.
+
+    Returns:
+        What the .json says, with "results": all lines by key.
+
+    Raises:
+        CurateError: files are missing or damaged, the model can't be read, or `out` is of another model or other data.
+    """
+    record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else _finished(out)
+    wanted = [task for task in tasks if task.key not in results]
+    for task in wanted:
+        folder = _folder(task, data, only_text=True)
+        if data is not None:
+            task_files.look(folder)
+    encoder = models.open_model(model, pretrained)
+    about = {"model": encoder.name, "weights": encoder.weights, "data": os.path.abspath(data) if data else "the Hub"}
+    record = _claim(record_path, about, bool(results))
+    if overwrite:
+        storage.remove(out)
+    for number, task in enumerate(wanted, 1):
+        start = time.monotonic()
+        results[task.key], done = _evaluate(task, data, encoder, batch, f"{task.name} ({number} of {len(wanted)})")
+        record["tasks"][task.key] = {"size": done, "seconds": round(time.monotonic() - start, 1)}
+        record |= {"versions": manifest.versions(_PACKAGES), "device": encoder.device, "means": means(results)}
+        # The record first: a line without one would be of nobody knows which model.
+        storage.write_json(record_path, record)
+        storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
+    return record | {"means": means(results), "results": results}
+
+
+def _evaluate(task: Task, data: str | None, model: models.Model, batch: int, label: str) -> tuple[dict[str, Any], int]:
+    """A task's line, and how many images, or games, it had."""
+    files = task_files.look(_folder(task, data))
+    line, done = Line(label, "games" if task.key == "misc/winogavil" else "images", task.size or 0), 0
+
+    def watch(number: int) -> None:
+        nonlocal done
+        line.show(done := number)
+
+    try:
+        if task.key == "misc/winogavil":
+            found = zero_shot.associate(model, files, batch, watch)
+        elif files.classes:
+            found = zero_shot.classify(model, files, task.key, batch, watch)
+        else:
+            found = zero_shot.retrieve(model, files, batch, watch)
+    except BaseException:
+        line.close()
+        raise
+    line.show(done, last=True)
+    if task.main_metric not in found:
+        raise CurateError(f"{task.key}: its main metric is to be {printable(task.main_metric)}, but of its files there "
+                          f"are only {', '.join(found)}. Look at the task and its folder.")  # fmt: skip
+    return {"key": task.key, "dataset": task.name, "metrics": found | {"main_metric": found[task.main_metric]}}, done
+
+
+def _folder(task: Task, data: str | None, only_text: bool = False) -> str:
+    """The task's folder on this machine; `only_text` fetches no images from the Hub."""
+    if data is not None:
+        return os.path.join(data, task.folder)
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+
+    parquet = not task.folder.startswith("wds_")
+    patterns = ["*.parquet"] if parquet else ["*.txt", "test/*.txt", "test/*.tar"]
+    wanted = [pattern for pattern in patterns if not only_text or pattern.endswith(".txt")]
+
+    def fetch() -> str:
+        revision = _PARQUET_BRANCH if parquet else None
+        try:
+            return huggingface_hub.snapshot_download(
+                task.repo, repo_type="dataset", revision=revision, allow_patterns=wanted
+            )
+        except LocalEntryNotFoundError as error:  # a FileNotFoundError, though it is the network that failed
+            raise ConnectionError(str(error)) from error
+
+    (disable_progress_bars if only_text else enable_progress_bars)()
+    hint = ", or fetch the set and give its folder's parent as --data"
+    return remote.retried(
+        fetch, f"hf://datasets/{task.repo}", remote.FIRST_PATIENCE_S if only_text else remote.PATIENCE_S, hint
+    )
+
+
+def _finished(out: str) -> dict[str, dict[str, Any]]:
+    """Lines of results, by key."""
+    if not os.path.exists(out):
+        return {}
+    found = {}
+    for number, text in enumerate(storage.read(out).decode("utf-8", "replace").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            line["metrics"]["main_metric"] + 0.0
+            found[line["key"]] = line
+        except (ValueError, LookupError, TypeError) as error:
+            raise CurateError(f"{out}: line {number} is {printable(text)!r}, but results have a key and a main metric "
+                              f"in each. Name another file, or say --overwrite.") from error  # fmt: skip
+    return found
+
+
+def _claim(path: str, about: dict[str, str], used: bool) -> dict[str, Any]:
+    """The record to go on with; a new one where there are no results yet."""
+    if not used:
+        return {**about, "tasks": {}}
+    record = storage.read_json(path) if os.path.exists(path) else {}
+    if differ := [name for name in about if record.get(name) != about[name]]:
+        name = differ[0]
+        raise CurateError(f"{path}: the results beside it are of {name} {printable(record.get(name, '(not said)'))}, "
+                          f"but this is {name} {printable(about[name])}. Name another --out, or say --overwrite."
+                          )  # fmt: skip
+    return record
+
+
+def means(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The main metrics' mean in each of DataComp's groups, and over all tasks, as far as there are results.
+
+    Returns:
+        By group {"score", "tasks": how many it rests on, "of": how many the group has}; tasks that DataComp doesn't
+        have are a group "own tasks".
+    """
+    own = tuple(key for key in results if key not in GROUPS["Average"])
+    found = {}
+    for group, keys in {**GROUPS, "own tasks": own}.items():
+        scores = [results[key]["metrics"]["main_metric"] for key in keys if key in results]
+        if scores:
+            found[group] = {"score": float(np.mean(scores)), "tasks": len(scores), "of": len(keys)}
+    return found

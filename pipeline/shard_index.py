@@ -1,0 +1,100 @@
+"""Where the image of a uid is, in a folder of webdataset tars.
+
+    work/index/NAME.npy   of a tar: SAMPLE_DTYPE, by uid
+    work/index.npy        of all tars, by uid; `tar` is the place among the sorted names
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from metadata import uids as uid
+from metadata.errors import CurateError
+from pipeline import storage, subset, tars
+from pipeline.reshard_work import sample_uid
+from pipeline.targets import ENDINGS
+
+#: A uid's two words, as in a subset file; the tar and the bytes of the image in it.
+SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
+
+
+
+def tar_names(shards: str) -> list[str]:
+    """The tars of the folder, sorted; of a run's folder those of its `shards`.
+
+    Raises:
+        CurateError: there is none.
+    """
+    names = [name for name in storage.names(shards) if name.endswith(".tar")]
+    if not names:
+        raise CurateError(f"--shards {shards}: no tars there, but a folder with .tar files, or that of a run, is "
+                          f"needed. Look at the path.")  # fmt: skip
+    return names
+
+
+def tar_folder(given: str) -> str:
+    """Where the tars are of a run's folder, or of a folder of tars."""
+    inside = storage.join(given, "shards")
+    return inside if any(name.endswith(".tar") for name in storage.names(inside)) else given
+
+
+def index_tar(numbered: tuple[int, str], shards: str, out: str) -> None:
+    """Writes the index of a tar, unless it is there: of each sample with an image and a uid, the first image."""
+    number, name = numbered
+    if storage.exists(path := storage.join(out, "work", "index", f"{name}.npy")):
+        return
+    found, rows = [], []
+    with tars.opened(storage.join(shards, name)) as tar:
+        for sample in tars.samples(tar):
+            images = [member for extension, member in sample.members.items() if f".{extension}".endswith(ENDINGS)]
+            if images and (digits := sample_uid(tar, sample)):  # further copies of a sample have none
+                found.append(digits.decode())
+                rows.append((number, images[0].data, images[0].size))
+    index = np.empty(len(rows), SAMPLE_DTYPE)
+    index[["f0", "f1"]] = uid.parse(pa.array(found, pa.string()), name)
+    for place, field in enumerate(("tar", "offset", "size")):
+        index[field] = [row[place] for row in rows]
+    _write(path, index)
+
+
+def merge(names: Sequence[str], out: str) -> None:
+    """Writes the index of all tars, from those of each, and removes these."""
+    path = storage.join(out, "work", "index.npy")
+    if storage.exists(path):
+        return
+    parts = [_load(storage.join(out, "work", "index", f"{name}.npy")) for name in names]
+    _write(path, np.concatenate(parts))
+    storage.remove(storage.join(out, "work", "index"))
+
+
+def _write(path: str, index: np.ndarray) -> None:
+    with storage.atomic(path) as file:
+        np.save(file, index[np.lexsort((index["f1"], index["f0"]))])
+
+
+def _load(path: str) -> np.ndarray:
+    if storage.is_local(path):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
+
+
+def read_images(shards: str, out: str, wanted: np.ndarray, max_bytes: int) -> Iterator[bytes | None]:
+    """Of each uid (UID_DTYPE) its image; None where the shards have none, b"" where it is larger than `max_bytes`."""
+    names = tar_names(shards)
+    index = _load(storage.join(out, "work", "index.npy"))
+    first, copies = subset.find(index, wanted.view("<u8").reshape(-1, 2))
+    with contextlib.ExitStack() as stack:
+        opened: tuple[int, tars.Source] | None = None
+        for place, there in zip(first, copies, strict=True):
+            if not there:
+                yield None
+                continue
+            sample = index[place]
+            if opened is None or opened[0] != sample["tar"]:  # shards hold a pool's rows in its order, so that is rare
+                stack.close()
+                path = storage.join(shards, names[sample["tar"]])
+                opened = int(sample["tar"]), stack.enter_context(tars.opened(path))
+            yield opened[1].read(int(sample["offset"]), int(sample["size"])) if sample["size"] <= max_bytes else b""

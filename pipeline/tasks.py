@@ -1,0 +1,141 @@
+"""DataComp's evaluation tasks: what they are called, how large they are and which of their numbers counts."""
+
+import re
+from typing import NamedTuple
+
+import yaml
+
+from metadata.errors import CurateError, printable, reason, unknown
+from pipeline import storage
+
+
+class Task(NamedTuple):
+    """A task by its key.
+
+    Attributes:
+        key: such as "vtab/dtd".
+        name: as people call it, and results name it.
+        size: its images, or games in WinoGAViL; None where nobody says.
+        main_metric: the number of the task that counts.
+    """
+
+    key: str
+    name: str
+    size: int | None = None
+    main_metric: str = "acc1"
+
+    @property
+    def folder(self) -> str:
+        """Its folder in a folder of evaluation sets, which is also its repo's name on the Hub."""
+        group, _, rest = self.key.partition("/")
+        if group in _OF_NLPHUJI:
+            return rest
+        return f"wds_{self.key.removeprefix('fairness/').replace('/', '-')}_test"
+
+    @property
+    def repo(self) -> str:
+        """Its dataset on the Hub, where DataComp has it from."""
+        return f"{'nlphuji' if self.key.split('/')[0] in _OF_NLPHUJI else 'djghosh'}/{self.folder}"
+
+
+_OF_NLPHUJI = ("retrieval", "misc")
+_RECALL = "mean_per_class_recall"
+
+#: The 38 that count, by key. Source: DataComp (arXiv:2304.14108), table of the evaluation sets; its tasklist.yml.
+DATACOMP = {
+    task.key: task
+    for task in (
+        Task("vtab/caltech101", "Caltech-101", 6085, _RECALL),
+        Task("cifar10", "CIFAR-10", 10000),
+        Task("vtab/cifar100", "CIFAR-100", 10000),
+        Task("vtab/clevr_count_all", "CLEVR Counts", 15000),
+        Task("vtab/clevr_closest_object_distance", "CLEVR Distance", 15000),
+        Task("country211", "Country211", 21100),
+        Task("vtab/dtd", "Describable Textures", 1880),
+        Task("vtab/eurosat", "EuroSAT", 5400),
+        Task("fgvc_aircraft", "FGVC Aircraft", 3333, _RECALL),
+        Task("food101", "Food-101", 25250),
+        Task("gtsrb", "GTSRB", 12630),
+        Task("imagenet1k", "ImageNet 1k", 50000),
+        Task("imagenet_sketch", "ImageNet Sketch", 50889),
+        Task("imagenetv2", "ImageNet v2", 10000),
+        Task("imagenet-a", "ImageNet-A", 7500),
+        Task("imagenet-o", "ImageNet-O", 2000),
+        Task("imagenet-r", "ImageNet-R", 30000),
+        Task("vtab/kitti_closest_vehicle_distance", "KITTI Vehicle Distance", 711),
+        Task("mnist", "MNIST", 10000),
+        Task("objectnet", "ObjectNet", 18574),
+        Task("vtab/flowers", "Oxford Flowers-102", 6149, _RECALL),
+        Task("vtab/pets", "Oxford-IIIT Pet", 3669, _RECALL),
+        Task("voc2007", "Pascal VOC 2007", 14976),
+        Task("vtab/pcam", "PatchCamelyon", 32768),
+        Task("renderedsst2", "Rendered SST2", 1821),
+        Task("vtab/resisc45", "RESISC45", 6300),
+        Task("cars", "Stanford Cars", 8041),
+        Task("stl10", "STL-10", 8000),
+        Task("sun397", "SUN397", 108754),
+        Task("vtab/svhn", "SVHN", 26032),
+        Task("retrieval/flickr_1k_test_image_text_retrieval", "Flickr", 1000, "mean_recall@1"),
+        Task("retrieval/mscoco_2014_5k_test_image_text_retrieval", "MSCOCO", 5000, "mean_recall@1"),
+        Task("misc/winogavil", "WinoGAViL", 3563, "jaccard_score_10-12"),
+        Task("wilds/iwildcam", "iWildCam", 42791, "F1-macro_all"),
+        Task("wilds/camelyon17", "Camelyon17", 85054),
+        Task("wilds/fmow", "FMoW", 22108, "acc_worst_region"),
+        Task("fairness/dollar_street", "Dollar Street", 3503, "acc_top5_wg"),
+        Task("fairness/geode", "GeoDE", 12488, "acc_wg"),
+    )
+}
+#: DataComp lists these as well, but they have no main metric and count for no average.
+NOT_COUNTED = ("fairness/fairface", "fairness/utkface")
+
+_VTAB = ("vtab/caltech101", "vtab/cifar100", "vtab/clevr_count_all", "vtab/clevr_closest_object_distance", "vtab/dtd",
+         "vtab/eurosat", "vtab/kitti_closest_vehicle_distance", "vtab/flowers", "vtab/pets", "vtab/pcam",
+         "vtab/resisc45", "vtab/svhn", "sun397")  # fmt: skip
+#: What DataComp reports the mean of.
+GROUPS = {
+    "ImageNet": ("imagenet1k",),
+    "ImageNet dist. shifts": ("imagenet_sketch", "imagenetv2", "imagenet-a", "imagenet-o", "imagenet-r", "objectnet"),
+    "VTAB": _VTAB,
+    "Retrieval": tuple(key for key in DATACOMP if key.split("/")[0] in _OF_NLPHUJI),
+    "Average": tuple(DATACOMP),
+}
+
+
+def named(text: str) -> list[Task]:
+    """The tasks that `--tasks` names: `datacomp`, keys with commas between them, or a file as DataComp's tasklist.yml.
+
+    Raises:
+        CurateError: there is no such task or file, or the file is none of tasks.
+    """
+    if text == "datacomp":
+        return list(DATACOMP.values())
+    if text.endswith((".yml", ".yaml")):
+        return [task for task in _listed(text) if task.key not in NOT_COUNTED]
+    for key in text.split(","):
+        if key in NOT_COUNTED:
+            raise CurateError(f"--tasks {key}: is on DataComp's list, but only the 38 tasks that have a main metric "
+                              f"are evaluated. Leave it out.")  # fmt: skip
+        if key not in DATACOMP:
+            raise unknown("task", key, ["datacomp", *DATACOMP], where="--tasks")
+    return [DATACOMP[key] for key in dict.fromkeys(text.split(","))]
+
+
+def _listed(path: str) -> list[Task]:
+    """The tasks of a file: YAML, key to {name, size, main_metric}, each with a default but the key."""
+    try:
+        found = yaml.safe_load(storage.read(path))
+        tasks = [
+            Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
+            for key, about in found.items()
+        ]
+    except OSError as error:
+        raise CurateError(f"--tasks {printable(path)}: {error.strerror}, but tasks are read from there. Give "
+                          f"`datacomp`, keys of its tasks, or a file.") from error  # fmt: skip
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise CurateError(f"--tasks {printable(path)}: is no list of tasks ({reason(error)}), but YAML is needed that "
+                          f"has {{name, size, main_metric}} by key. Look at it.") from error  # fmt: skip
+    for task in tasks:
+        if not isinstance(task.key, str) or not re.fullmatch(r"\w[\w.@-]*(/\w[\w.@-]*)?", task.key):
+            raise CurateError(f"--tasks {printable(path)}: the key {printable(task.key)!r}, but a key is letters, "
+                              f"digits and .@_- with one slash at most. Mend it.")  # fmt: skip
+    return tasks

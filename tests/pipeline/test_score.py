@@ -1,0 +1,243 @@
+"""Scores and features are those of a plain loop over open_clip, whoever works on them, and after a kill."""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+
+import image_server
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_rows
+from PIL import Image
+
+from filters.clip_score import ClipScoreFraction
+from filters.normsim import NormSimFraction
+from filters.recipes import Recipe
+from metadata.errors import CurateError
+from pipeline import curate
+from pipeline.options import FetchPolicy
+from pipeline.score import Request, score
+
+pytestmark = pytest.mark.slow
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+FILES, ROWS, BATCH = 4, 100, 7
+#: One step of float16 below 1: features whose sums were rounded otherwise may end on either side of it.
+STEP = np.spacing(np.float16(0.5))
+DEAD, BROKEN, UNCAPTIONED = {3, 50}, {5, 99}, 10
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> tuple[str, str]:
+    """A tiny model's config and weights."""
+    open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("model")
+    config, weights = folder / "tiny-score.json", folder / "tiny.pt"
+    config.write_text(json.dumps(TINY))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model("tiny-score").state_dict(), weights)
+    return str(config), str(weights)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[image_server.ImageServer]:
+    with image_server.serving() as running:
+        running.failing, running.broken = dict.fromkeys(DEAD, 404), BROKEN
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory, server) -> pathlib.Path:
+    """Rows with images that are gone or cut off, and one without a caption; an npz beside each file."""
+    rows = server.rows(ROWS)
+    rows[UNCAPTIONED]["text"] = None
+    folder = write_rows(tmp_path_factory.mktemp("scored") / "pool", rows, FILES)
+    for path in folder.glob("*.parquet"):
+        np.savez(path.with_suffix(".npz"), dedup=np.ones((pq.read_metadata(path).num_rows, 256), np.float32))
+    return folder
+
+
+def on_beam(build) -> None:
+    """Runs a pipeline in this process."""
+    from apache_beam import Pipeline
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    from pipeline.failures import sentence
+
+    try:
+        with Pipeline(runner=FnApiRunner()) as pipeline:
+            build(pipeline)
+    except Exception as error:
+        raise CurateError(sentence(error)) from error
+
+
+@pytest.fixture(scope="module")
+def request_of(pool, model, server):
+    """request_of(out, **changes) -> a Request that scores the pool, not yet done."""
+
+    def make(out: pathlib.Path, **changes) -> Request:
+        fetch = FetchPolicy(allow_hosts=frozenset({server.host}))
+        options = {"pool": str(pool), "name": "tiny", "batch": BATCH, "workers": 2, "fetch": fetch} | changes
+        return Request(scale=None, model=model[0], pretrained=model[1], out=str(out), run=on_beam, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scored(request_of, tmp_path_factory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("runs") / "scored"
+    score(request_of(out))
+    return out
+
+
+def tables(folder: pathlib.Path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(path) for path in sorted(folder.rglob("*.parquet")))
+
+
+def array(folder: pathlib.Path, name: str) -> np.ndarray:
+    return np.concatenate([np.load(path, allow_pickle=False)[name] for path in sorted(folder.rglob("*.npz"))])
+
+
+def written(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "metadata").iterdir()}
+
+
+def number(row: dict) -> int:
+    return int(row["url"].rpartition("/")[2].removesuffix(".jpg"))
+
+
+def test_equal_to_a_plain_loop(pool, model, server, scored):
+    import open_clip
+    import torch
+
+    before, after = tables(pool), tables(scored)
+    assert after.drop_columns(["clip_tiny_similarity_score"]).equals(before)
+    assert after.schema.names[-1] == "clip_tiny_similarity_score"
+    assert after.schema.types[-1] == pa.float32()
+    network, _, prepare = open_clip.create_model_and_transforms("tiny-score", model[1])
+    tokenize = open_clip.get_tokenizer("tiny-score")
+    images, texts, scores = array(scored, "tiny_img"), array(scored, "tiny_txt"), after["clip_tiny_similarity_score"]
+    assert images.dtype == texts.dtype == np.float16
+    for place, row in enumerate(before.to_pylist()):
+        if number(row) in DEAD | BROKEN:
+            assert np.isnan(images[place]).all()
+            assert np.isnan(texts[place]).all()
+            assert scores[place].as_py() is None
+            continue
+        with torch.inference_mode():
+            pixels = prepare(Image.open(io.BytesIO(server.image(number(row)))).convert("RGB"))
+            image = network.eval().encode_image(pixels[None], normalize=True)[0].numpy()
+            text = network.encode_text(tokenize([row["text"] or ""]), normalize=True)[0].numpy()
+        assert np.abs(images[place] - image.astype(np.float16)).max() <= STEP
+        if number(row) == UNCAPTIONED:
+            assert np.isnan(texts[place]).all()
+            assert scores[place].as_py() is None
+        else:
+            assert np.abs(texts[place] - text.astype(np.float16)).max() <= STEP
+            assert scores[place].as_py() == pytest.approx(image.astype(float) @ text, abs=5e-7)
+    assert array(scored, "dedup").shape == (ROWS, 256)
+    record = json.loads((scored / "scores.json").read_text())
+    assert record["statuses"] == {"ok": ROWS - 5, "http_4xx": 2, "undecodable": 2, "no_caption": 1}
+    assert [file["rows"] for file in record["outputs"]] == [ROWS // FILES] * FILES
+    assert sorted(path.name for path in scored.iterdir()) == ["metadata", "run.json", "scores.json"]
+
+
+def test_recipes_read_what_was_added(scored, tmp_path):
+    values = np.random.default_rng(0).standard_normal((9, 32))
+    np.save(tmp_path / "t.npy", (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(np.float16))
+    steps = (ClipScoreFraction("tiny", 0.5), NormSimFraction(str(tmp_path / "t.npy"), 0.3, embedding="tiny_img"))
+    request = curate.Request(str(scored), None, Recipe("mine", steps), str(tmp_path / "run"), on_beam, select_only=True)
+    assert curate.curate(request)["rows"]["kept"] == int((ROWS / 2 + 1) * 0.3)
+
+
+def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, request_of, tmp_path):
+    (tmp_path / "run/shards").mkdir(parents=True)
+    before = tables(scored)
+    with tarfile.open(tmp_path / "run/shards/00000000.tar", "w") as tar:
+        for row in before.to_pylist()[: ROWS // 2]:
+            for name, data in (("jpg", server.image(number(row))), ("json", json.dumps({"uid": row["uid"]}).encode())):
+                entry = tarfile.TarInfo(f"{row['uid']}.{name}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    asked = len(server.requests)
+    record = score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))
+    assert len(server.requests) == asked
+    assert record["statuses"]["not_in_shards"] == ROWS // 2
+    half = slice(ROWS // 2)
+    for kind in ("img", "txt"):
+        assert np.array_equal(array(tmp_path / "both", f"tiny_{kind}"), array(scored, f"tiny_{kind}"), equal_nan=True)
+        first, again = array(scored, f"tiny_{kind}"), array(tmp_path / "both", f"again_{kind}")
+        assert np.isnan(again[ROWS // 2 :]).all()
+        both = ~np.isnan(first[half, 0]) & ~np.isnan(again[half, 0])
+        assert both.sum() >= ROWS // 2 - 5
+        assert np.abs(first[half][both] - again[half][both]).max() <= STEP
+    assert score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))[
+        "nothing_to_do"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": None}, "--model tiny-score: no --as was given, but columns are called by one"),
+        ({"name": "a_b"}, "--as a_b: is no lower-case word, but"),
+        ({"name": "l14"}, "--as l14: is of 768 dimensions, but tiny-score has 32."),
+        ({"pool": "{scored}"}, "has a column 'clip_tiny_similarity_score', but the scores are to be called so."),
+        ({"shards": "{pool}"}, "--shards {pool}: no tars there, but"),
+        ({"out": "{pool}/x"}, "--out {pool}/x: lies in --pool {pool}, or that in it, but"),
+        ({"out": "{scored}", "batch": 5}, "holds another run (batch was 7, now 5)"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_image(request_of, pool, scored, server, tmp_path, changes, words):
+    def filled(value):
+        return value.format(pool=pool, scored=scored) if isinstance(value, str) else value
+
+    changes = {key: filled(value) for key, value in changes.items()}
+    asked = len(server.requests)
+    with pytest.raises(CurateError) as error:
+        score(request_of(changes.pop("out", tmp_path / "out"), **changes))
+    assert filled(words) in str(error.value)
+    assert len(server.requests) == asked
+
+
+def test_a_killed_command_goes_on_and_two_workers_give_the_same_bytes(pool, model, server, scored, tmp_path):
+    arguments = ["score", "--pool", pool, "--model", model[0], "--pretrained", model[1], "--as", "tiny",
+                 "--batch", BATCH, "--workers", 2, "--allow-host", server.host, "--out", tmp_path / "out"]  # fmt: skip
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    opened = threading.Event()
+    server.before = lambda n: n >= ROWS - 3 and opened.wait(60)  # the last file can't be finished before the kill
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts, deadline = tmp_path / "out/work/parts", time.monotonic() + 120
+    while not (parts.is_dir() and any(not path.name.startswith(".") for path in parts.iterdir())):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    server.before = lambda n: None
+    opened.set()
+    time.sleep(1)  # for the workers, who follow
+    done_files = {int(path.stem) for path in parts.glob("[0-9]*.npz")}
+    asked = len(server.requests)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    again = {int(path.strip("/").removesuffix(".jpg")) // (ROWS // FILES) for path in server.requests[asked:]}
+    assert done_files
+    assert len(again) == FILES - len(done_files)
+    assert written(tmp_path / "out") == written(scored)
+    assert f"{ROWS - 5}  ok" in done.stdout

@@ -1,0 +1,71 @@
+"""The task table is DataComp's, and what it doesn't have is named with its nearest match."""
+
+import pytest
+
+from metadata.errors import CurateError
+from pipeline import tasks
+
+
+def test_the_table_has_what_counts():
+    assert len(tasks.DATACOMP) == 38
+    assert {group: len(keys) for group, keys in tasks.GROUPS.items()} == {
+        "ImageNet": 1,
+        "ImageNet dist. shifts": 6,
+        "VTAB": 13,
+        "Retrieval": 3,
+        "Average": 38,
+    }
+    for keys in tasks.GROUPS.values():
+        assert set(keys) <= set(tasks.DATACOMP)
+    other = {task.name: task.main_metric for task in tasks.DATACOMP.values() if task.main_metric != "acc1"}
+    assert other == {
+        **dict.fromkeys(
+            ("Caltech-101", "FGVC Aircraft", "Oxford Flowers-102", "Oxford-IIIT Pet"), "mean_per_class_recall"
+        ),
+        **dict.fromkeys(("Flickr", "MSCOCO"), "mean_recall@1"),
+        "WinoGAViL": "jaccard_score_10-12",
+        "iWildCam": "F1-macro_all",
+        "FMoW": "acc_worst_region",
+        "Dollar Street": "acc_top5_wg",
+        "GeoDE": "acc_wg",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "repo"),
+    [
+        ("cifar10", "djghosh/wds_cifar10_test"),
+        ("vtab/dtd", "djghosh/wds_vtab-dtd_test"),
+        ("wilds/fmow", "djghosh/wds_wilds-fmow_test"),
+        ("fairness/dollar_street", "djghosh/wds_dollar_street_test"),
+        ("misc/winogavil", "nlphuji/winogavil"),
+        ("retrieval/flickr_1k_test_image_text_retrieval", "nlphuji/flickr_1k_test_image_text_retrieval"),
+    ],
+)
+def test_a_task_is_where_datacomp_has_it(key, repo):
+    assert tasks.DATACOMP[key].repo == repo
+
+
+def test_tasks_are_named(tmp_path):
+    assert tasks.named("datacomp") == list(tasks.DATACOMP.values())
+    assert [task.name for task in tasks.named("vtab/dtd,cifar10,vtab/dtd")] == ["Describable Textures", "CIFAR-10"]
+    path = tmp_path / "mine.yml"
+    path.write_text("demo/objects: {name: Objects, size: 3}\nfairness/utkface: {}\nx: {main_metric: acc5}\n")
+    assert tasks.named(str(path)) == [tasks.Task("demo/objects", "Objects", 3), tasks.Task("x", "x", None, "acc5")]
+
+
+def test_mistakes(tmp_path):
+    (tmp_path / "text.yml").write_text("a\n")
+    (tmp_path / "broken.yml").write_text("a: [\n")
+    (tmp_path / "path.yml").write_text("../../etc: {}\n")
+    for given, told in [
+        ("cifar1", "--tasks: unknown task 'cifar1'. Did you mean 'cifar10'?"),
+        ("fairness/fairface", "--tasks fairness/fairface: is on DataComp's list, but only the 38 tasks"),
+        (f"{tmp_path}/none.yml", f"--tasks {tmp_path}/none.yml: No such file or directory, but"),
+        (f"{tmp_path}/text.yml", f"--tasks {tmp_path}/text.yml: is no list of tasks ("),
+        (f"{tmp_path}/broken.yml", f"--tasks {tmp_path}/broken.yml: is no list of tasks ("),
+        (f"{tmp_path}/path.yml", f"--tasks {tmp_path}/path.yml: the key '../../etc', but"),
+    ]:
+        with pytest.raises(CurateError) as error:
+            tasks.named(given)
+        assert str(error.value).startswith(told)
