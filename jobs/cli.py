@@ -28,6 +28,8 @@ COMMANDS = {
     "targets": "features of the images in a folder or in shards, for the steps that compare rows with them",
     "train": "train a CLIP model on the shards of runs, as DataComp does",
     "evaluate": "a model's scores on DataComp's 38 tasks, or on your own",
+    "submit": "bundle a run, its model and its results as a submission to DataComp, and send it to the Hub",
+    "run": "from a pool to a submission, stage by stage, by one YAML file",
 }
 
 

@@ -40,7 +40,7 @@ def run(
     Raises:
         CurateError: files are missing or damaged, the model can't be read, or `out` is of another model or other data.
     """
-    record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else _finished(out)
+    record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
     wanted = [task for task in tasks if task.key not in results]
     for task in wanted:
         folder = _folder(task, data, only_text=True)
@@ -116,7 +116,7 @@ def _folder(task: Task, data: str | None, only_text: bool = False) -> str:
     )
 
 
-def _finished(out: str) -> dict[str, dict[str, Any]]:
+def read_results(out: str) -> dict[str, dict[str, Any]]:
     """Lines of results, by key."""
     if not os.path.exists(out):
         return {}

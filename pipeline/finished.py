@@ -50,10 +50,11 @@ def open_all(paths: Sequence[str]) -> list[Run]:
         if places.count(place) > 1:
             raise CurateError(f"{path}: is given {places.count(place)} times, but a run is compared with others. "
                               f"Give each run once.")
-    return [_open(label, path) for label, path in zip(string.ascii_uppercase, paths, strict=False)]
+    return [open_run(path, label) for label, path in zip(string.ascii_uppercase, paths, strict=False)]
 
 
-def _open(label: str, path: str) -> Run:
+def open_run(path: str, label: str = "") -> Run:
+    """The finished run in that place, or what its subset file stands for."""
     if not storage.exists(path):
         raise CurateError(f"{path}: there is no such place, but a run's folder or a subset file (.npy) is needed. "
                           f"Check the path.")

@@ -82,7 +82,7 @@ def plan(asked: Asked) -> Plan:
                           f"for a script that Slurm runs on {asked.nodes}.")  # fmt: skip
     training = TRAININGS[asked.scale]
     given = asked.model or training.model
-    name, config, own = _model(given)
+    name, config, own = model_config(given)
     data = training_data.open_all(asked.data)
     processes, shards = asked.gpus * asked.nodes, sum(len(one.sizes) for one in data)
     if training.batch % (processes * asked.accum):
@@ -101,7 +101,7 @@ def plan(asked: Asked) -> Plan:
     )  # fmt: skip
 
 
-def _model(given: str) -> tuple[str, dict[str, Any], str | None]:
+def model_config(given: str) -> tuple[str, dict[str, Any], str | None]:
     """The model's name, its config, and the file that it is in, unless open_clip knows it by its name."""
     spec = importlib.util.find_spec("open_clip")
     if spec is None or spec.origin is None or importlib.util.find_spec("open_clip_train") is None:
@@ -205,7 +205,7 @@ def _train(planned: Plan, log: Log) -> None:
 def _running(command: Sequence[str], printed: Any) -> Any:
     """The trainer while the block lasts: it ends with it, and with this process, however that ends."""
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True
+        command, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT, process_group=0
     )
     try:
         yield process

@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,10 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 #: Seconds that a worker has to end by itself when its work is done.
 _PATIENCE_S = 5.0
+
+#: Packages whose own threads, which Python knows nothing of, a process may have once it has imported them: their pools
+#: wait for these for ever in a fork.
+_THREADED = {"cv2", "torch"}
 
 _MALLOPT_ARENA_MAX = -8  # of glibc's malloc.h
 
@@ -71,7 +76,8 @@ class _Nursery:
             gc.collect()
             gc.freeze()  # a collection writes to all that it visits, and what is written is shared no longer
             # A copy of a process has only the thread that copied it; locks that others held stay locked in it for ever.
-            context: Any = multiprocessing.get_context("fork" if threading.active_count() == 1 else "spawn")
+            alone = threading.active_count() == 1 and not _THREADED & sys.modules.keys()
+            context: Any = multiprocessing.get_context("fork" if alone else "spawn")
             self.connection, theirs = context.Pipe()
             context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
             atexit.register(self.connection.send, None)  # before Python, at its exit, waits for the nursery's end

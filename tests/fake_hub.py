@@ -1,10 +1,13 @@
 """A Hub on this machine that serves dataset repos as the real one does, misbehaves on demand and counts what it sends.
 
+As a model repo each of them takes commits, as huggingface_hub makes them with HF_HUB_DISABLE_XET=1.
+
 Repos are listed by pages, files are reached over a redirect and given by ranges. A test points HF_ENDPOINT of another
 process at it: huggingface_hub reads that once, when it is imported. The files themselves, below /cdn, are also a plain
 web server's, with a page of links for a folder.
 """
 
+import base64
 import collections
 import contextlib
 import hashlib
@@ -38,6 +41,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[tuple[str, str, str]] = []
         self.sent: collections.Counter[str] = collections.Counter()
+        self.blobs: dict[str, bytes] = {}  # that were sent to it and are in no repo yet, by sha256
         self.misbehave: Callable[[str, int], int | str | None] = lambda kind, number: None
         self.lock = threading.Lock()
 
@@ -71,6 +75,66 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(404, b"{}")
 
     do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """A commit to a model repo, as huggingface_hub makes one without Xet."""
+        body, path = self._body(), urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
+            self._answer("preupload", lambda: self._preupload(match[1], json.loads(body)))
+        elif re.fullmatch(r"/[^/]+/[^/]+\.git/info/lfs/objects/batch", path):
+            self._answer("batch", lambda: self._batch(json.loads(body)))
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+            self._answer("commit", lambda: self._commit(match[1], [json.loads(line) for line in body.splitlines()]))
+        else:
+            self._send(404, b"{}")
+
+    def do_PUT(self) -> None:
+        data, oid = self._body(), self.path.removeprefix("/lfs/")
+        self._answer("put", lambda: self.server.blobs.update({oid: data}))
+        self._send(200, b"{}")
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _preupload(self, name: str, asked: dict) -> None:
+        if self._repo(name, None) is None:
+            return
+        large = (".npy", ".pt", ".parquet")
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(large) else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for file in asked["files"]
+        ]
+        self._send(200, json.dumps({"files": files}).encode())
+
+    def _batch(self, asked: dict) -> None:
+        objects = [
+            {**each, "actions": {"upload": {"href": f"{self.server.url}/lfs/{each['oid']}", "header": {}}}}
+            for each in asked["objects"]
+        ]
+        self._send(200, json.dumps({"transfer": "basic", "objects": objects}).encode())
+
+    def _commit(self, name: str, lines: list[dict]) -> None:
+        files = self.server.repos[name]
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.server.blobs[value["oid"]]
+        done = {"commitUrl": f"{self.server.url}/{name}/commit/{REVISION}", "commitOid": REVISION, "success": True}
+        self._send(200, json.dumps(done).encode())
 
     def _answer(self, kind: str, answer: Callable[[], None]) -> None:
         with self.server.lock:

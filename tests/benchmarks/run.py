@@ -14,7 +14,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "score",
-         "evaluate", "size")  # fmt: skip
+         "evaluate", "size", "train")  # fmt: skip
 
 
 def main() -> int:

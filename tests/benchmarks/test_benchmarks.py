@@ -135,6 +135,14 @@ def test_features(tmp_path):
 
 
 @pytest.mark.slow
+def test_training(tmp_path):
+    pytest.importorskip("open_clip_train")
+    bench_train = importlib.import_module("bench_train")
+    (row,) = bench_train.rows(tmp_path, number=1, size=2560, images=40)
+    assert row.what == "train on 2,560 samples"
+
+
+@pytest.mark.slow
 def test_texts(tmp_path):
     if importlib.util.find_spec("timm") is None:
         pytest.skip("no timm")

@@ -1,0 +1,292 @@
+"""A submission to DataComp, bundled as its repo on the Hub is laid out, after everything in it was compared.
+
+    BUNDLE/{scale}_scale/results.jsonl          a line for each task
+    BUNDLE/{scale}_scale/samples/RUN.npy        the uids of a run's subset; RUN.parquet, urls and captions, for byod
+    BUNDLE/{scale}_scale/checkpoint.pt          the weights, on demand
+    BUNDLE/{scale}_scale/submission.json        track, method, author, and what was trained how
+    BUNDLE/submission.json                      the same with the email; it stays here
+
+Differs from DataComp's evaluate.py: the training's record is no pickle, and nothing is sent but to the Hub.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from metadata.errors import CurateError, printable, reason
+from pipeline import evaluate, finished, models, storage, subset, tars, training
+from pipeline.scales import SCALES, TRAININGS
+from pipeline.tasks import DATACOMP
+
+TRACKS = ("filtering", "byod")
+
+#: What AdamW has where a scale says nothing: open_clip's for names with "vit", which all of the scales' models have.
+_BETA2 = 0.98
+
+_LINKS = pa.schema([("url", pa.string()), ("text", pa.string())])
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A submission.
+
+    Attributes:
+        runs: folders of the runs that were trained on.
+        train: folder of `curate train`.
+        results: .jsonl of `curate evaluate`.
+        out: a local folder.
+        method, author, email, track, writeup: as DataComp asks for them; the track is one of TRACKS.
+        checkpoint: whether the weights come along.
+        partial: whether to bundle what is no submission yet, such as some tasks, another pool or another model.
+    """
+
+    runs: tuple[str, ...]
+    train: str
+    results: str
+    out: str
+    method: str
+    author: str
+    email: str
+    track: str
+    writeup: str | None = None
+    checkpoint: bool = False
+    partial: bool = False
+
+
+def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
+    """Checks and bundles.
+
+    Returns:
+        What submission.json says; what it lacks for a submission, which only `partial` lets pass.
+
+    Raises:
+        CurateError: something is missing, changed, or doesn't belong to the rest; or it would be no submission.
+    """
+    _check_out(asked.out)
+    training_record = read_training(asked.train)
+    runs = [_open_run(path) for path in asked.runs]
+    results = _check_results(asked, training_record)
+    _check_data(runs, training_record)
+    lacks = [*_differences(asked.train, training_record), *_other_pools(asked, runs, training_record["scale"])]
+    if missing := [key for key in DATACOMP if key not in results]:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
+        lacks.append(
+            f"{asked.results} has {len(DATACOMP) - len(missing)} of the {len(DATACOMP)} tasks; missing are {shown}"
+        )
+    if lacks and not asked.partial:
+        raise CurateError(f"{asked.train}: this is no submission: {'; '.join(lacks)}; but all must be DataComp's. Mend "
+                          f"that, or give --partial to bundle it all the same.")  # fmt: skip
+    record = _record(asked, training_record, results, lacks)
+    _write(asked, record, runs)
+    return record, lacks
+
+
+def _check_out(out: str) -> None:
+    there = storage.names(out)
+    if not storage.is_local(out) or (there and "submission.json" not in there):
+        raise CurateError(f"--out {printable(out)}: is an address, or holds {printable(', '.join(there[:3]))} but no "
+                          f"bundle. Give a local folder that is new or empty.")  # fmt: skip
+
+
+def read_training(folder: str) -> dict[str, Any]:
+    """train.json of a finished training, with its weights as it left them.
+
+    Raises:
+        CurateError: it isn't there, isn't finished, or the weights are others by now.
+    """
+    path = os.path.join(folder, "train.json")
+    if not os.path.exists(path):
+        raise CurateError(f"--train {printable(folder)}: has no train.json, but a finished training does. Give the "
+                          f"--out of `curate train`, or run that again to finish it.")  # fmt: skip
+    try:
+        record = storage.read_json(path)
+        texts = [record[name] for name in ("scale", "model", "weights_sha256")]
+        texts += [data["sha256"] for data in record["data"]]
+        if not all(isinstance(text, str) for text in texts) or record["finished"] is not True:
+            raise TypeError("a name is something else")
+        TRAININGS[record["scale"]]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise CurateError(f"{path}: is not what `curate train` writes ({type(error).__name__}: {reason(error)}). Give "
+                          f"its --out.") from error  # fmt: skip
+    weights = os.path.join(folder, models.WEIGHTS)
+    if not os.path.exists(weights) or storage.sha256(weights) != record["weights_sha256"]:
+        raise CurateError(f"{weights}: is missing, or is not what the training wrote, but the results are to be of its "
+                          f"weights. Run `curate train` again with --overwrite.")  # fmt: skip
+    return record
+
+
+def _open_run(path: str) -> finished.Run:
+    run = finished.open_run(path)
+    if run.manifest is None:
+        raise CurateError(f"--run {printable(path)}: is a subset file, but a submission says where its rows are from. "
+                          f"Give the run's folder.")  # fmt: skip
+    with subset.local_file(run.subset) as file:
+        finished.check_subset(run, file)
+    finished.kept_files(run.path, run.manifest)
+    return run
+
+
+def _check_results(asked: Asked, training_record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The results' lines by key, which are of the trained weights."""
+    if not os.path.exists(asked.results):
+        raise CurateError(f"--results {printable(asked.results)}: there is no such file. Give the --out of `curate "
+                          f"evaluate`.")  # fmt: skip
+    about = f"{asked.results.removesuffix('.jsonl')}.json"
+    try:
+        weights = storage.read_json(about)["weights"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CurateError(f"{about}: can't be read ({reason(error)}), but it says which model the results beside it "
+                          f"are of. `curate evaluate` writes it.") from error  # fmt: skip
+    if weights != training_record["weights_sha256"]:
+        raise CurateError(f"{asked.results}: is of the weights {printable(weights, 80)}, but --train has others, "
+                          f"{training_record['weights_sha256']}. Evaluate the model of --train.")  # fmt: skip
+    results = evaluate.read_results(asked.results)
+    for key, line in results.items():
+        if not 0 <= (score := line["metrics"]["main_metric"]) <= 1:
+            raise CurateError(f"{asked.results}: {printable(key)} has the main metric {score}, but one is needed from "
+                              f"0 to 1. Evaluate it again.")  # fmt: skip
+    return results
+
+
+def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> None:
+    """The runs are those that were trained on, all and only they."""
+    ours = {storage.sha256(storage.join(run.path, "manifest.json")): run.path for run in runs}
+    trained = {data["sha256"]: data["run"] for data in training_record["data"]}
+    if other := [path for sha256, path in ours.items() if sha256 not in trained]:
+        raise CurateError(f"--run {printable(other[0])}: was not trained on as it is, but "
+                          f"{printable(', '.join(trained.values()))} was. Give that, or train again.")  # fmt: skip
+    if absent := [run for sha256, run in trained.items() if sha256 not in ours]:
+        raise CurateError(f"--run: {printable(absent[0])} was trained on too, but is not given. Give --run for each.")
+
+
+def _differences(folder: str, record: dict[str, Any]) -> Iterator[str]:
+    """How the training differs from the scale's."""
+    own = TRAININGS[record["scale"]]
+    if record["scale"] not in SCALES:
+        yield f"{record['scale']} is none of DataComp's scales"
+    name, config, _ = training.model_config(own.model)
+    wanted = {"model": name, "samples_seen": own.samples_seen, "batch": own.batch, "lr": own.lr, "warmup": own.warmup,
+              "beta2": own.beta2 or _BETA2}  # fmt: skip
+    for key, value in wanted.items():
+        if record.get(key) != value:
+            yield f"{key} is {printable(record.get(key))} and not the scale's {value}"
+    if record["model"] == name and storage.read_json(os.path.join(folder, models.CONFIG)) != config:
+        yield f"the model is called {name} but has another config"
+
+
+def _other_pools(asked: Asked, runs: Sequence[finished.Run], scale: str) -> Iterator[str]:
+    if asked.track == "byod":
+        return
+    for run in runs:
+        assert run.manifest is not None
+        pool, of = _pool(run.manifest)
+        if pool != "commoncrawl" or of != scale:
+            yield f"{run.path} is of the pool {printable(pool)}{f' {of}' if of else ''} and not of CommonPool's {scale}"
+        elif run.manifest.get("limit_files"):
+            yield f"{run.path} looked at a part of its pool only"
+
+
+def _pool(manifest: Any) -> tuple[str, str | None]:
+    """The pool's name and scale; of one that `curate score` added columns to, the one that it scored."""
+    scored = storage.join(manifest["pool"].rstrip("/").removesuffix("/metadata"), "scores.json")
+    if storage.is_local(scored) and os.path.exists(scored):
+        record = storage.read_json(scored)
+        return record["pool"], record["scale"]
+    return manifest["pool"], manifest["scale"]
+
+
+def _record(
+    asked: Asked, training_record: dict[str, Any], results: dict[str, dict[str, Any]], lacks: list[str]
+) -> dict[str, Any]:
+    trained = {key: value for key, value in training_record.items() if key not in ("data", "loss")}
+    parts = ("weight", "samples", "shards", "sha256")  # not where a run lies here
+    return {
+        "scale": training_record["scale"],
+        "track": asked.track,
+        "method": asked.method,
+        "author": asked.author,
+        "writeup": asked.writeup,
+        "dataset_size": sum(data["samples"] for data in training_record["data"]),
+        "training": trained,
+        "data": [{key: data[key] for key in parts} for data in training_record["data"]],
+        "means": evaluate.means(results),
+        "complete": not lacks,
+    }  # fmt: skip
+
+
+def _write(asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run]) -> None:
+    home = os.path.join(asked.out, f"{record['scale']}_scale")
+    storage.write_json(os.path.join(asked.out, "submission.json"), record | {"email": asked.email})
+    storage.remove(home)
+    names: set[str] = set()
+    for run in runs:
+        stem = os.path.basename(os.path.abspath(run.path)) if storage.is_local(run.path) else run.path.split("/")[-1]
+        stem = next(name for n in range(len(runs)) if (name := stem if not n else f"{stem}-{n}") not in names)
+        names.add(stem)
+        if asked.track == "byod":
+            write_links(run.path, os.path.join(home, "samples", f"{stem}.parquet"))
+        else:
+            storage.write(os.path.join(home, "samples", f"{stem}.npy"), storage.read(run.subset))
+    storage.write(os.path.join(home, "results.jsonl"), storage.read(asked.results))
+    if asked.checkpoint:
+        copy = storage.atomic(os.path.join(home, "checkpoint.pt"))
+        with open(os.path.join(asked.train, models.WEIGHTS), "rb") as weights, copy as file:
+            shutil.copyfileobj(weights, file)
+    storage.write_json(os.path.join(home, "submission.json"), record)
+
+
+def write_links(run: str, path: str) -> None:
+    """Parquet of url and text of every sample in a run's shards, as their json members have them."""
+    folder = storage.join(run, "shards")
+    with storage.atomic(path) as file, pq.ParquetWriter(file, _LINKS) as writer:
+        for name in filter(lambda name: name.endswith(".tar"), storage.names(folder)):
+            with tars.opened(storage.join(folder, name)) as tar:
+                facts = [_json_of(tar, sample) for sample in tars.samples(tar)]
+            rows = [{"url": fact.get("url"), "text": fact.get("caption")} for fact in facts]
+            writer.write_table(pa.Table.from_pylist(rows, _LINKS))
+
+
+def _json_of(tar: tars.Source, sample: tars.Sample) -> dict[str, Any]:
+    where = f"{tar.name}: the json of {printable(sample.key)}"
+    member = sample.members.get("json")
+    try:
+        fact = json.loads(tar.read(member.data, member.size)) if member else None
+    except (ValueError, RecursionError):
+        fact = None
+    if not isinstance(fact, dict):
+        raise CurateError(f"{where} is missing or broken, but a byod submission names each url and caption. Make the "
+                          f"shards again.")  # fmt: skip
+    return fact
+
+
+def files(out: str, scale: str) -> list[tuple[str, int]]:
+    """What would be sent: paths in the repo, and their bytes."""
+    home = os.path.join(out, f"{scale}_scale")
+    found = [os.path.join(folder, name) for folder, _, names in os.walk(home) for name in names]
+    return sorted((os.path.relpath(path, out), os.path.getsize(path)) for path in found)
+
+
+def push(out: str, repo: str, scale: str) -> str:
+    """Sends those files to a model repo of the Hub, in one commit; gives its address.
+
+    Raises:
+        CurateError: there is no such repo, no right to write to it, or no network.
+    """
+    import huggingface_hub
+
+    added = [
+        huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=os.path.join(out, name))
+        for name, _ in files(out, scale)
+    ]
+    try:
+        done = huggingface_hub.HfApi().create_commit(repo, added, commit_message=f"Submission, {scale} scale")
+    except Exception as error:  # refusals and network failures have as many types as the client has layers
+        raise CurateError(f"--push {printable(repo)}: can't be written ({reason(error)}). Make the model repo on the "
+                          f"Hub first, and log in with a token that may write to it.") from error  # fmt: skip
+    return str(done.commit_url)
