@@ -1,10 +1,15 @@
 """What many tests share: a toy pool in CommonPool's schema, and the command as a user runs it."""
 
 import hashlib
+import os
 import pathlib
 import random
 import subprocess
 import sys
+
+# Sums of products are taken in another order on several threads; a worker has one, and plain calls give its bits then.
+# Read when numpy is imported, so it is set before.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
