@@ -108,6 +108,10 @@ def add_image_arguments(group: argparse._ActionsContainer) -> None:
         action="store_true",
         help="keep images whose sha256 is not the pool's any more (kept out and counted otherwise)",
     )
+    group.add_argument(
+        "--image-size", metavar="PX", type=positive, default=512,
+        help="longer side of what is kept: larger images are scaled down to it (default: %(default)s, as DataComp)",
+    )  # fmt: skip
     group.add_argument("--no-blur-faces", action="store_true", help="leave the faces in face_bboxes as they are")
 
 
@@ -115,7 +119,9 @@ def image_options(args: argparse.Namespace):
     """The ImageOptions that `add_image_arguments`' options ask for."""
     from pipeline.options import ImageOptions
 
-    return ImageOptions(blur_faces=not args.no_blur_faces, accept_changed=args.accept_changed_images)
+    return ImageOptions(
+        size_px=args.image_size, blur_faces=not args.no_blur_faces, accept_changed=args.accept_changed_images
+    )
 
 
 def add_fetch_arguments(group: argparse._ActionsContainer) -> None:

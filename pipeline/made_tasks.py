@@ -6,7 +6,7 @@ What they hold comes from the world itself, balanced over its concepts; no row o
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -31,6 +31,9 @@ OBJECTS, COLOURED, BOTH, CAPTIONS = (
     Task("demo/captions", "Demo captions", None, "mean_recall@1"),
 )
 DIGITS = Task("digits", "Digits", 1797)
+#: What a guess scores, by the task's key.
+CHANCE = {OBJECTS.key: 1 / len(SHAPES), COLOURED.key: 1 / len(COLOURS), BOTH.key: 1 / len(CONCEPTS),
+          CAPTIONS.key: 1 / len(CONCEPTS), DIGITS.key: 1 / 10}  # fmt: skip
 
 _SENTENCES = ("a photo of a {}", "a picture of a {}", "illustration of a {}", "drawing of a {} for kids", "{}")
 
@@ -125,15 +128,9 @@ def write_set(
     storage.remove(home)
     rest, shards, count = iter(samples), 0, 0
     while part := list(itertools.islice(rest, _SAMPLES_PER_SHARD)):
-        with storage.atomic(os.path.join(home, "test", f"{shards}.tar")) as file:
-            for sample in part:
-                label = str(sample.label) if classes else "\n".join(sample.label)  # type: ignore[arg-type]
-                members = ((sample.extension, sample.image), ("cls" if classes else "txt", label.encode()))
-                for extension, data in members:
-                    name = f"s{count:07d}.{extension}"
-                    file.write(tars.member_header(name, len(data)) + data + tars.padding(len(data)))
-                count += 1
-            file.write(tars.END)
+        members = [_members(sample, bool(classes)) for sample in part]
+        write_tar(os.path.join(home, "test", f"{shards}.tar"), members, count)
+        count += len(part)
         shards += 1
     if classes:
         storage.write(os.path.join(home, "classnames.txt"), "\n".join(classes).encode())
@@ -142,3 +139,18 @@ def write_set(
     # Last, so that a set that is not finished is none.
     storage.write(os.path.join(home, "test", "nshards.txt"), str(shards).encode())
     return count
+
+
+def _members(sample: Made, classed: bool) -> dict[str, bytes]:
+    label = str(sample.label) if classed else "\n".join(sample.label)  # type: ignore[arg-type]
+    return {sample.extension: sample.image, "cls" if classed else "txt": label.encode()}
+
+
+def write_tar(path: str, samples: Iterable[Mapping[str, bytes]], first: int = 0) -> None:
+    """Writes a webdataset tar of samples, each its members' bytes by extension, numbered from `first`."""
+    with storage.atomic(path) as file:
+        for number, members in enumerate(samples, first):
+            for extension, data in members.items():
+                name = f"s{number:07d}.{extension}"
+                file.write(tars.member_header(name, len(data)) + data + tars.padding(len(data)))
+        file.write(tars.END)

@@ -53,7 +53,7 @@ _LAPTOP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "model_config
 
 #: The benchmark's own, and two to try things with: DataComp's debug, and ours for machines without a GPU.
 TRAININGS = {
-    "laptop": Training(81_920, _LAPTOP, 256, 1e-3, 50, grad_checkpointing=False),
+    "laptop": Training(81_920, _LAPTOP, 128, 3e-3, 100, grad_checkpointing=False),
     "debug": Training(128_000, "ViT-B-32", 1024, 1e-4, 500),
     "small": Training(12_800_000, "ViT-B-32", 4096, 5e-4, 500),
     "medium": Training(128_000_000, "ViT-B-32", 4096, 5e-4, 500),

@@ -77,7 +77,7 @@ def train(run, tmp_path):
 
 def usual(run: pathlib.Path, folder: pathlib.Path, data: object) -> list[object]:
     model = run.parent / "tiny-vit.json"
-    return ["--scale", "laptop", "--model", model, "--samples-seen", 1280, "--workers", 1, "--data", data,
+    return ["--scale", "laptop", "--model", model, "--samples-seen", 640, "--workers", 1, "--data", data,
             "--out", folder / "out"]  # fmt: skip
 
 
@@ -90,14 +90,14 @@ def test_a_training_leaves_a_model_that_opens_and_a_record(run, train, tmp_path)
     done = train("--seed", 3)
     assert done.returncode == 0, done.stderr
     samples = sum(json.loads((run / "shards/sizes.json").read_text()).values())
-    assert f"each seen {1280 / samples:,.2f} times" in done.stdout
+    assert f"each seen {640 / samples:,.2f} times" in done.stdout
     assert "warning: laptop is for trying things" in done.stderr
     record = record_of(tmp_path)
     weights = tmp_path / "out/checkpoints/epoch_latest.pt"
     assert record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     wanted = {
-        "scale": "laptop", "model": "tiny-vit", "samples_seen": 1280, "samples_seen_in_whole_batches": 1280,
-        "batch": 256, "lr": 1e-3, "warmup": 50, "beta2": 0.98, "precision": "fp32", "checkpoints": 5, "seed": 3,
+        "scale": "laptop", "model": "tiny-vit", "samples_seen": 640, "samples_seen_in_whole_batches": 640,
+        "batch": 128, "lr": 3e-3, "warmup": 100, "beta2": 0.98, "precision": "fp32", "checkpoints": 5, "seed": 3,
         "device": "cpu", "processes": 1, "workers": 1, "finished": True,
     }  # fmt: skip
     assert {name: record[name] for name in wanted} == wanted
@@ -188,7 +188,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run, train, tmp_path
     done = train("--samples-seen", SAMPLES)
     assert done.returncode == 0, done.stderr
     steps = [step for step, _ in record_of(tmp_path)["loss"]]
-    assert steps == list(range(1, SAMPLES // 256 + 1))
+    assert steps == list(range(1, SAMPLES // 128 + 1))
     log = (tmp_path / "out/out.log").read_text()
     assert log.count("=> resuming checkpoint") == 3
 
@@ -202,7 +202,7 @@ def test_two_processes_train_through_torchrun_and_runs_are_mixed(run, train, tmp
     done = train("--gpus", 2, data=f"{run}:3,{tmp_path}/other")
     assert done.returncode == 0, done.stderr
     record = record_of(tmp_path)
-    assert (record["processes"], record["batch"]) == (2, 256)
+    assert (record["processes"], record["batch"]) == (2, 128)
     assert [data["weight"] for data in record["data"]] == [3.0, 1.0]
     assert [step for step, _ in record["loss"]] == [1, 2, 3, 4, 5]
 
@@ -272,7 +272,7 @@ def test_a_slurm_script_is_written_and_nothing_is_trained(said, tmp_path):
     [
         (["--model", "ViT-B-33"], "unknown model 'ViT-B-33'. Did you mean 'ViT-B-32'?"),
         (["--model", "nowhere.json"], "is no file, but a model's config is needed"),
-        (["--gpus", "3"], "its batch of 256 can't be cut into 3"),
+        (["--gpus", "3"], "its batch of 128 can't be cut into 3"),
         (["--gpus", "8"], "has 4 shards, but each of 8 GPUs reads others"),
         (["--nodes", "2"], "--nodes 2: is given without --slurm"),
         (["--sbatch=--x"], "--sbatch: is given without --slurm"),
