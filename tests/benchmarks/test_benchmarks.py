@@ -138,8 +138,8 @@ def test_features(tmp_path):
 def test_training(tmp_path):
     pytest.importorskip("open_clip_train")
     bench_train = importlib.import_module("bench_train")
-    (row,) = bench_train.rows(tmp_path, number=1, size=2560, images=40)
-    assert row.what == "train on 2,560 samples"
+    (row,) = bench_train.rows(tmp_path, number=1, size=1024, images=40)
+    assert row.what == "train on 1,024 samples"
 
 
 @pytest.mark.slow
