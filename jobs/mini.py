@@ -184,16 +184,18 @@ def _train_all(study: Study) -> None:
     from pipeline.progress import duration
 
     jobs = [(name, seed) for seed in range(study.seeds) for name in study.recipes]
-    start = time.monotonic()
+    start, already = time.monotonic(), sum(os.path.exists(_results(study, *job)) for job in jobs)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         futures = {pool.submit(_train, study, *job): job for job in jobs}
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 name, seed = futures[future]
-                left = duration((time.monotonic() - start) / done * (len(jobs) - done))
-                print(f"mini: training {done} of {len(jobs)} is done and evaluated ({name}, seed {seed}), about {left} "
-                      f"left", file=sys.stderr, flush=True)  # fmt: skip
+                # Those that were done before say nothing about the rest.
+                rest = (time.monotonic() - start) / max(1, done - already) * (len(jobs) - done)
+                left = f", about {duration(rest)} left" if done > already else ""
+                print(f"mini: training {done} of {len(jobs)} is done and evaluated ({name}, seed {seed}){left}",
+                      file=sys.stderr, flush=True)  # fmt: skip
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -206,6 +208,10 @@ def _train(study: Study, name: str, seed: int) -> None:
     _command(study, f"evaluate {name} {seed}", words, 1)
 
 
+def _results(study: Study, name: str, seed: int) -> str:
+    return study.path("models", f"{name}-{seed}", "results.jsonl")
+
+
 def _collect(study: Study) -> dict[str, Any]:
     """Every number, read from what the commands left."""
     from pipeline import evaluate, made_tasks, storage
@@ -214,7 +220,7 @@ def _collect(study: Study) -> dict[str, Any]:
     for name in study.recipes:
         seeds = []
         for seed in range(study.seeds):
-            results = evaluate.read_results(study.path("models", f"{name}-{seed}", "results.jsonl"))
+            results = evaluate.read_results(_results(study, name, seed))
             seeds.append({key: line["metrics"]["main_metric"] for key, line in results.items()})
         keys = list(seeds[0])
         trained = storage.read_json(study.path("models", f"{name}-0", "train.json"))

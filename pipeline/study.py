@@ -62,14 +62,14 @@ def picture(study: Mapping[str, Any]) -> bytes:
 
         figure = Figure(figsize=(13, 0.7 + 1.9 * len(recipes) / 5 * 2))
         FigureCanvasSVG(figure)
-        panels = figure.subplots(2, -(-(len(keys) + 1) // 2), squeeze=False).ravel()
+        panels = figure.subplots(2, -(-(len(keys) + 1) // 2), sharey=True).ravel()
         for axes in panels[len(keys) + 1 :]:
             axes.set_visible(False)
         _panel(panels[0], "mean of the world's tasks", {name: means(one["seeds"]) for name, one in recipes.items()})
         for axes, key in zip(panels[1:], keys, strict=False):
             _panel(axes, key, {name: [seed[key] for seed in one["seeds"]] for name, one in recipes.items()})
             axes.axvline(study["chance"][key], color="#888888", linewidth=1, linestyle=":")
-        figure.subplots_adjust(left=0.09, right=0.98, top=0.93, bottom=0.08, wspace=0.45, hspace=0.45)
+        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.08, wspace=0.1, hspace=0.35)
         sink = io.BytesIO()
         figure.savefig(sink, format="svg", metadata={"Date": None})
     return sink.getvalue()
@@ -82,6 +82,6 @@ def _panel(axes: Any, title: str, scores: Mapping[str, Sequence[float]]) -> None
     for place, values in zip(places, scores.values(), strict=True):
         axes.plot(values, [place] * len(values), "o", color="#2f5d95", markersize=3)
     axes.set_yticks(places, list(scores))
-    axes.invert_yaxis()
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_title(title, loc="left", parse_math=False)
