@@ -180,12 +180,14 @@ def _pid(folder: pathlib.Path, name: str) -> int | None:
 
 
 def _wait_for(folder: pathlib.Path, port: int, names: list[str]) -> None:
-    end = time.monotonic() + _START_S
+    end, missed = time.monotonic() + _START_S, set[str]()
     while True:
         with contextlib.suppress(OSError):
             if guard.ask(f"http://localhost:{port}", "/overview")["taskmanagers"] >= len(names) - 1:
                 return
-        dead = [name for name in names if _pid(folder, name) is None]
+        # A process that is becoming another program has no command line for a moment: so it must be missed twice.
+        gone = {name for name in names if _pid(folder, name) is None}
+        dead, missed = sorted(gone & missed), gone
         if dead or time.monotonic() > end:
             who = dead[0] if dead else "the cluster"
             how = "ended while it started" if dead else f"was not there after {_START_S:.0f} s"
