@@ -33,7 +33,11 @@ def cluster(parts, tmp_path_factory):
         port = free.getsockname()[1]
     folder = tmp_path_factory.mktemp("flink") / "cluster"
     running = Cluster(folder, port, parts[0], with_root(os.environ, *parts[1]))
-    running.start()
+    try:
+        running.start()
+    except subprocess.CalledProcessError:
+        running.stop()
+        raise
     workers = running.workers
     yield running
     left = workers()
