@@ -1,7 +1,6 @@
 """What balancing tells of itself: its sums, every entry's count before and after, and a picture of both."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from filters import svg
 from filters.balance import EXPECTED_UNIT
 from filters.base import Told
 from metadata.errors import printable
@@ -66,22 +66,12 @@ def _share(part: float, whole: float) -> float:
 
 def _draw(table: pa.Table, record: dict[str, Any], t: float | dict[str, float]) -> bytes:
     """SVG: matches added up from the rarest entry to the most frequent, before and after; the entries at both ends."""
-    import matplotlib
-
     count, kept = table["count"].to_numpy(), table["kept"].to_numpy()
     order = np.lexsort((np.arange(len(count)), count))
     order = order[count[order] > 0]
-    # The id of an SVG's parts is random but for this salt, and its date is that of the run.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "balance"}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # Letters stay letters in the picture, so it is the reader's fonts that must have them.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12, 6.2), layout="constrained")
-        FigureCanvasSVG(figure)
+    def draw(figure: Any) -> None:
+        figure.set_layout_engine("constrained")
         curve, names = figure.subplots(1, 2, width_ratios=(1.25, 1))
         ranks = np.linspace(0, 100, len(order)) if len(order) > 1 else np.array([100.0])
         thin = slice(None, None, max(1, len(order) // 2000))
@@ -97,9 +87,8 @@ def _draw(table: pa.Table, record: dict[str, Any], t: float | dict[str, float]) 
         curve.set_title(f"{said}, {shares}; {record['rows_kept']:,} rows kept", loc="left", fontsize=10)
         curve.legend(frameon=False)
         _name(names, table, order)
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+
+    return svg.drawn("balance", (12, 6.2), draw)
 
 
 def _name(axes: Any, table: pa.Table, order: np.ndarray) -> None:

@@ -200,11 +200,8 @@ def _progress(paths: Sequence[str]) -> "Iterator[Tick]":
         read[path] = done
         line.show(sum(read.values()) // 1000)
 
-    try:
+    with line:
         yield tick
-    except BaseException:
-        line.close()
-        raise
     if paths:
         line.show(line.total, last=True)
 

@@ -15,12 +15,11 @@ every iteration; a small one is converted once. So memory is about three times t
 rows, and some 100 MB of blocks, or 256 MB of a small sample.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,17 +137,6 @@ def _finished(out: str, about: str, identity: dict[str, Any]) -> dict[str, Any]:
     return record | {"nothing_to_do": True}
 
 
-@contextlib.contextmanager
-def _line(label: str, unit: str, total: int, already: int = 0) -> Iterator[Line]:
-    """A line of progress that is ended whatever happens."""
-    line = Line(label, unit, total, already)
-    try:
-        yield line
-    except BaseException:
-        line.close()
-        raise
-
-
 # The sample.
 
 
@@ -157,7 +145,7 @@ def _sample(found: Inspection, asked: Asked, work: str) -> dict[str, int]:
     marker, pieces = storage.join(work, "sample.json"), found.pieces
     if not storage.exists(marker):
         last, folder_of_pieces = _last(pieces, asked, work), storage.join(work, "pieces")
-        with _line(f"reading {asked.embedding}", "rows", sum(piece.rows for piece in pieces)) as line:
+        with Line(f"reading {asked.embedding}", "rows", sum(piece.rows for piece in pieces)) as line:
             for piece in pieces:
                 _gather(piece, asked, last, storage.join(folder_of_pieces, piece.name))
                 line.show(piece_end(pieces, piece), last=piece is pieces[-1])
@@ -179,7 +167,7 @@ def _last(pieces: Sequence[Piece], asked: Asked, work: str) -> int:
     path = storage.join(work, "last.json")
     if not storage.exists(path):
         last, smallest = np.uint64(2**64 - 1), np.empty(0, np.uint64)
-        with _line("reading uids", "rows", sum(piece.rows for piece in pieces)) as line:
+        with Line("reading uids", "rows", sum(piece.rows for piece in pieces)) as line:
             for piece in pieces:
                 for batch in batches(piece, ["uid"]):
                     hashes = row_hashes(uids.parse(batch.column("uid"), piece.path), asked.seed)
@@ -260,7 +248,7 @@ def _cluster(asked: Asked, work: str) -> tuple[np.ndarray, list[float]]:
     done, centroids, cosines = _checkpoint(work, features.widen(sample[: asked.number]))
     if 4 * sample.size <= _SMALL:
         sample = features.widen(sample)
-    with _line("clustering", "rows", asked.iterations * len(sample), done * len(sample)) as line:
+    with Line("clustering", "rows", asked.iterations * len(sample), done * len(sample)) as line:
         for number in range(done + 1, asked.iterations + 1):
             centroids, total = iterate(sample, centroids)
             cosines = np.append(cosines, total / len(sample))

@@ -85,11 +85,8 @@ def _look(runs: Sequence[Run]) -> list[kept.Kept | None]:
         done += rows
         line.show(done)
 
-    try:
+    with line:
         found = [kept.look(of_run, on_rows) if of_run else None for of_run in files]
-    except BaseException:
-        line.close()
-        raise
     if done:
         line.show(done, last=True)
     return found

@@ -1,13 +1,11 @@
 """The picture of a comparison: rows, overlaps, how captions, scores and sizes lie, and the words that differ most."""
 
-import io
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from filters import quantile
+from filters import quantile, svg
 from metadata.errors import printable
 from pipeline.kept import Spread
 
@@ -26,24 +24,13 @@ def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> 
         report: see pipeline.compare.
         spreads: of each run, by measure.
     """
-    import matplotlib
-
     pairs = [pair for pair in report["words"] if pair["more_in_first"] or pair["more_in_second"]]
     known = [run["rows"]["dropped"] for run in report["runs"] if run["rows"]]
     steps = list(dict.fromkeys(step["step"] for dropped in known for step in dropped))
     spreads_top = 1.4 + _RUN * len(report["runs"]) + 0.18 * _rows(["kept", *steps])
     words_top = spreads_top + _SPREAD * _rows(report["measured"])
-    # The id of an SVG's parts is random but for this salt, and its date is that of the run.
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "compare", "font.size": 9}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
-    with matplotlib.rc_context(settings), warnings.catch_warnings():
-        # Letters stay letters in the picture, so it is the reader's fonts that must have them.
-        warnings.filterwarnings("ignore", "Glyph .* missing")
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(_WIDTH, words_top + _WORDS * _rows(pairs)))
-        FigureCanvasSVG(figure)
+    def draw_all(figure: Any) -> None:
         height = _RUN * len(report["runs"])
         _draw_rows(_axes(figure, 2.6, 0.4, 6.4, height), report["runs"], steps)
         _draw_overlaps(_axes(figure, 9.6, 0.4, 3.1, height), report)
@@ -51,9 +38,9 @@ def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> 
             _draw_spread(axes, name, report["runs"], spreads)
         for axes, pair in _panels(figure, words_top, _WORDS, 0.95, pairs):
             _draw_words(axes, pair)
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+
+    size = (_WIDTH, words_top + _WORDS * _rows(pairs))
+    return svg.drawn("compare", size, draw_all, {"font.size": 9, "axes.titlesize": 10})
 
 
 def _rows(panels: Sequence[Any]) -> int:

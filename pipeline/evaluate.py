@@ -71,16 +71,13 @@ def _evaluate(task: Task, data: str | None, model: models.Model, batch: int, lab
         nonlocal done
         line.show(done := number)
 
-    try:
+    with line:
         if task.key == "misc/winogavil":
             found = zero_shot.associate(model, files, batch, watch)
         elif files.classes:
             found = zero_shot.classify(model, files, task.key, batch, watch)
         else:
             found = zero_shot.retrieve(model, files, batch, watch)
-    except BaseException:
-        line.close()
-        raise
     line.show(done, last=True)
     if task.main_metric not in found:
         raise CurateError(f"{task.key}: its main metric is to be {printable(task.main_metric)}, but of its files there "

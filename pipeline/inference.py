@@ -12,6 +12,7 @@ from apache_beam.pvalue import AsList
 from pipeline import failures, scored_files
 from pipeline.encoding import EncodeJob, Part, encode_parts
 from pipeline.models import Model, open_model
+from pipeline.transforms import Spread
 
 #: Parts that are given to a model at once: within them the images of the next are fetched while one is encoded.
 _PARTS = 64
@@ -45,7 +46,7 @@ class ScoreParts(beam.PTransform):
         encoded = parts | RunInference(OpenClip(self.job))
         return (
             parts.pipeline
-            | "Files" >> beam.Create(self.files)
+            | "Files" >> Spread(self.files)
             | "Write" >> beam.Map(_write, self.job.out, self.job.dims, AsList(encoded))
         )
 

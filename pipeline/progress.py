@@ -41,13 +41,23 @@ def watch(work: Callable[[], None], measure: Callable[[], tuple[int, str]], tota
 
 
 class Line:
-    """The line of a job under way: what is done, at what rate, and how long the rest will take."""
+    """The line of a job under way: what is done, at what rate, and how long the rest will take.
+
+    As a context it goes on to the next line where the block fails.
+    """
 
     def __init__(self, label: str, unit: str, total: int, already: int = 0) -> None:
         self.label, self.unit, self.total, self.already = label, unit, total, already
         self.start = self.shown = time.monotonic()
         self.terminal = sys.stderr.isatty()
         self.width = 0
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if failed:
+            self.close()
 
     def show(self, done: int, note: str = "", last: bool = False) -> None:
         """Brings the line up to date; `last` ends it."""

@@ -234,15 +234,11 @@ def _begin_work() -> None:
 
 def follow(label: str, results: Iterable[Result], total: int) -> list[Result]:
     """The results, with progress on standard error as they come."""
-    line = Line(label, "tars", total)
     found = []
-    try:
+    with Line(label, "tars", total) as line:
         for result in results:
             found.append(result)
             line.show(len(found), last=len(found) == total)
-    except BaseException:
-        line.close()
-        raise
     return found
 
 

@@ -1,9 +1,10 @@
 """What several trainings of each recipe came to: means with their spread over seeds, as a table and a picture."""
 
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from filters import svg
 
 #: Whose tasks are a check from outside: they are shown, but are in no mean.
 OUTSIDE = ("digits",)
@@ -51,17 +52,9 @@ def picture(study: Mapping[str, Any]) -> bytes:
     Args:
         study: as in `table`, with `chance` by task's key.
     """
-    import matplotlib
-
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "study", "font.size": 9}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
     recipes, keys = study["recipes"], list(study["chance"])
-    with matplotlib.rc_context(settings):
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(13, 0.7 + 1.9 * len(recipes) / 5 * 2))
-        FigureCanvasSVG(figure)
+    def draw(figure: Any) -> None:
         panels = figure.subplots(2, -(-(len(keys) + 1) // 2), sharey=True).ravel()
         for axes in panels[len(keys) + 1 :]:
             axes.set_visible(False)
@@ -70,9 +63,9 @@ def picture(study: Mapping[str, Any]) -> bytes:
             _panel(axes, key, {name: [seed[key] for seed in one["seeds"]] for name, one in recipes.items()})
             axes.axvline(study["chance"][key], color="#888888", linewidth=1, linestyle=":")
         figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.08, wspace=0.1, hspace=0.35)
-        sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
-    return sink.getvalue()
+
+    size = (13, 0.7 + 1.9 * len(recipes) / 5 * 2)
+    return svg.drawn("study", size, draw, {"font.size": 9, "axes.titlesize": 10})
 
 
 def _panel(axes: Any, title: str, scores: Mapping[str, Sequence[float]]) -> None:

@@ -73,21 +73,16 @@ def _identity(images: str, encoder: models.Model, batch: int) -> str:
 def _encode(images: str, encoder: models.Model, batch: int, total: int, work: str) -> None:
     """Writes the batches that are not there yet; they come in order, so these are the last ones."""
     done = min(batch * len(storage.names(work)), total)
-    line = Line("encoding", "images", total, done)
-    try:
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            for part in _cut(find(images, done), batch):
-                made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
-                left_out = [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
-                good = [pixels for pixels in made if pixels is not None]
-                features = encoder.encode_images(good) if good else np.empty((0, 0), np.float32)
-                with storage.atomic(storage.join(work, f"{done:010d}.npz")) as file:
-                    np.savez(file, features=features, left_out=np.array(left_out, np.str_))
-                done += len(part)
-                line.show(done, last=done == total)
-    except BaseException:
-        line.close()
-        raise
+    with Line("encoding", "images", total, done) as line, concurrent.futures.ThreadPoolExecutor() as threads:
+        for part in _cut(find(images, done), batch):
+            made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
+            left_out = [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
+            good = [pixels for pixels in made if pixels is not None]
+            features = encoder.encode_images(good) if good else np.empty((0, 0), np.float32)
+            with storage.atomic(storage.join(work, f"{done:010d}.npz")) as file:
+                np.savez(file, features=features, left_out=np.array(left_out, np.str_))
+            done += len(part)
+            line.show(done, last=done == total)
 
 
 def _load(part: str, name: str) -> np.ndarray:

@@ -1,11 +1,12 @@
 """What the trainer's log says: how far it is, and the loss."""
 
 import datetime
-import io
 import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from filters import svg
 
 _LINE = re.compile(
     rb"^(\d+-\d+-\d+,\d+:\d+:\d+) \| INFO \| "
@@ -68,20 +69,11 @@ class Log:
 
 def picture(losses: Sequence[tuple[int, float]], title: str) -> bytes:
     """The loss over the steps as SVG, the same bytes for the same losses."""
-    import matplotlib
 
-    settings: Any = {"svg.fonttype": "none", "svg.hashsalt": "loss", "font.size": 9}
-    settings |= {"axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(settings):
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4))
-        FigureCanvasSVG(figure)
+    def draw(figure: Any) -> None:
         axes = figure.subplots()
         axes.plot(*zip(*losses, strict=True), color="#4c78a8", linewidth=1)
         axes.set(xlabel="step", ylabel="contrastive loss of a batch")
         axes.set_title(title, loc="left", parse_math=False)
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-        return drawn.getvalue()
+
+    return svg.drawn("loss", (7, 4), draw, {"font.size": 9})

@@ -188,17 +188,16 @@ def _train(planned: Plan, log: Log) -> None:
         raise CurateError(f"--gpus {planned.gpus}: this machine has {count}, but each process trains on one of its "
                           f"own. Give --gpus {count}.")  # fmt: skip
     printed = os.path.join(planned.out, "trainer.log")
-    line = Line("training", "samples", planned.samples_seen, _epochs_done(planned) * planned.samples_a_part)
-    with open(printed, "wb") as file, _running(training_flags.command(planned, device), file) as process:
-        code = None
-        while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(_LOOK_S)
-            _show(planned, log, line)
-    if code or _epochs_done(planned) < planned.training.checkpoints:
-        line.close()
-        raise _failure(planned, printed, code)
-    line.show(planned.samples_seen, last=True)
+    with Line("training", "samples", planned.samples_seen, _epochs_done(planned) * planned.samples_a_part) as line:
+        with open(printed, "wb") as file, _running(training_flags.command(planned, device), file) as process:
+            code = None
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_LOOK_S)
+                _show(planned, log, line)
+        if code or _epochs_done(planned) < planned.training.checkpoints:
+            raise _failure(planned, printed, code)
+        line.show(planned.samples_seen, last=True)
 
 
 @contextlib.contextmanager
@@ -220,7 +219,6 @@ def _show(planned: Plan, log: Log, line: Line) -> None:
         return
     last = log.entries[-1]
     if last.loss != last.loss:
-        line.close()
         raise CurateError(f"{planned.out}: the loss is no number any more at step {last.samples // planned.batch:,}, "
                           f"but weights are made of it. Give another --seed, and --overwrite.")  # fmt: skip
     line.show(last.samples, f"loss {last.loss:.3f}")
