@@ -9,7 +9,6 @@ were killed are started again only then. What is killed, and when, is drawn by t
 
 import argparse
 import contextlib
-import json
 import os
 import pathlib
 import random
@@ -22,6 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import flink_parts
+from demo_runs import outputs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,17 +37,6 @@ shards: {samples: 10}
 #: A file that says that a step of the run has begun, and the seconds from then in which it is killed.
 STAGES = {"choosing": ("run.json", 25.0), "images": ("subset.npy", 12.0)}
 LOCAL_STAGES = {"choosing": ("run.json", 1.5), "images": ("subset.npy", 1.0)}
-
-
-def outputs(run: pathlib.Path) -> dict[str, bytes]:
-    """Every output by name; the manifest without its times."""
-    found = {
-        str(p.relative_to(run)): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file() and "work" not in p.parts
-    }
-    record = json.loads(found["manifest.json"])
-    del record["times"]
-    found["manifest.json"] = json.dumps(record).encode()
-    return found
 
 
 def with_root(environment: Mapping[str, str], *places: str) -> dict[str, str]:

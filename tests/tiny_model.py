@@ -9,6 +9,13 @@ CONFIG = {
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 
+#: Coarser still: a tower small enough for a few steps on a CPU.
+TO_TRAIN = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
 
 def write(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
     """Its config and weights, drawn with the seed and saved: a user's trained weights, but for the training."""

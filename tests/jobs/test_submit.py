@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny_model
 from fake_hub import FakeHub, serving
 
 from jobs import run as run_job
@@ -293,10 +294,7 @@ def test_one_file_leads_from_a_pool_to_a_bundle_on_the_hub(curate, tmp_path):
     from pipeline import made_tasks
 
     made_tasks.write(str(tmp_path / "sets"), 1)
-    tower = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    config = {"embed_dim": 32, "vision_cfg": tower, "text_cfg": text}
-    (tmp_path / "tiny-vit.json").write_text(json.dumps(config))
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(tiny_model.TO_TRAIN))
     (tmp_path / "all.yaml").write_text("name: all\nsteps: []\nshards: {samples: 40}\n")
     given = {
         "out": "study",

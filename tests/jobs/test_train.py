@@ -12,17 +12,11 @@ import sys
 import time
 
 import pytest
+import tiny_model
 
 from jobs.cli import main
 
 pytest.importorskip("open_clip_train", reason="needs the extra: pip install '.[train]'")
-
-#: A tower small enough for a few steps on a CPU.
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 
 #: Of a training that is killed now and then: a few steps in each of its 5 parts.
 SAMPLES = 3840
@@ -39,7 +33,7 @@ def run(tmp_path_factory) -> pathlib.Path:
     """A finished run of the demo pool, in 4 shards."""
     folder = tmp_path_factory.mktemp("train")
     (folder / "all.yaml").write_text("name: all\nsteps: []\nshards: {samples: 40}\n")
-    (folder / "tiny-vit.json").write_text(json.dumps(TINY))
+    (folder / "tiny-vit.json").write_text(json.dumps(tiny_model.TO_TRAIN))
     done = subprocess.run(
         [
             sys.executable,

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny_model
 from conftest import write_rows
 from PIL import Image
 
@@ -30,11 +31,6 @@ from pipeline.score import Request, score
 
 pytestmark = pytest.mark.slow
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 FILES, ROWS, BATCH = 4, 100, 7
 #: One step of float16 below 1: features whose sums were rounded otherwise may end on either side of it.
 STEP = np.spacing(np.float16(0.5))
@@ -47,7 +43,7 @@ def model(tmp_path_factory) -> tuple[str, str]:
     open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
     folder = tmp_path_factory.mktemp("model")
     config, weights = folder / "tiny-score.json", folder / "tiny.pt"
-    config.write_text(json.dumps(TINY))
+    config.write_text(json.dumps(tiny_model.CONFIG))
     open_clip.add_model_config(config)
     torch.manual_seed(0)
     torch.save(open_clip.create_model("tiny-score").state_dict(), weights)

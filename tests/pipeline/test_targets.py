@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny_model
 from PIL import Image
 
 from metadata.errors import CurateError
@@ -19,12 +20,6 @@ from pipeline import targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-#: A tower small enough for a few images on a CPU.
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 
 
 def picture(seed: int, mode: str = "RGB") -> bytes:
@@ -82,7 +77,7 @@ def tiny(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """A model's config and weights."""
     open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
     config, weights = tmp_path / "tiny-targets.json", tmp_path / "tiny.pt"
-    config.write_text(json.dumps(TINY))
+    config.write_text(json.dumps(tiny_model.CONFIG))
     open_clip.add_model_config(config)
     torch.save(open_clip.create_model("tiny-targets").state_dict(), weights)
     return config, weights
