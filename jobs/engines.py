@@ -21,7 +21,8 @@ def warm_up(images: bool) -> None:
     """Imports Beam and starts the local workers' nursery; before this process has threads, see pipeline.workers."""
     from pipeline import workers
 
-    workers.start_nursery(["pipeline.shards", "pipeline.resizing"] if images else [])
+    # pyarrow looks for numpy.ma's arrays in all that it is given: each worker would import it.
+    workers.start_nursery(["numpy.ma", *(["pipeline.shards", "pipeline.resizing"] if images else [])])
 
 
 def run_with(
@@ -71,15 +72,14 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
     """A function that gives the local runner and its options."""
 
     def start() -> tuple[Any, Any]:
-        from pipeline import beam_logging  # noqa: F401, I001
-        from apache_beam.options.pipeline_options import PipelineOptions
-
+        from pipeline import beam_logging  # noqa: F401
+        from pipeline.beam_memos import Options
         from pipeline.workers import local_runner
 
         # The runner warns that more than one worker has no effect in its in-memory mode; ours are processes.
         logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
         # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
-        return local_runner(workers), PipelineOptions([], direct_num_workers=workers, pipeline_type_check=False)
+        return local_runner(workers), Options([], direct_num_workers=workers, pipeline_type_check=False)
 
     return start
 

@@ -119,9 +119,11 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     choice = choice_of(request.recipe, found.rows, request.out, request.keep_dropped)
 
     def build(pipeline: Any) -> None:
-        from pipeline.transforms import ChooseRows, Spread
+        import apache_beam as beam
 
-        _ = pipeline | Spread(found.pieces) | ChooseRows(steps, choice, found.pieces)
+        from pipeline.transforms import ChooseRows
+
+        _ = pipeline | beam.Impulse() | ChooseRows(steps, choice, found.pieces)
 
     rows = {piece.name: piece.rows for piece in found.pieces}
     passes = 1 + sum(step.passes for step in steps)
@@ -218,9 +220,10 @@ def _make_shards(
 
             from pipeline.transforms import ForEach, Spread
 
-            work = pipeline | "Pieces" >> Spread(found.pieces)
+            once = pipeline | beam.Impulse()
+            work = once | "Pieces" >> Spread(found.pieces)
             planned = work | "Plan" >> ForEach(planning.plan_piece, request.out, columns)
-            shards = pipeline | "Shards" >> Spread(plans)
+            shards = once | "Shards" >> Spread(plans)
             _ = shards | "MakeShards" >> ForEach(planning.make_shard, step, beam.pvalue.AsList(planned))
 
         measure = planning.ProgressReader(request.out)

@@ -46,6 +46,7 @@ class ScoreParts(beam.PTransform):
         encoded = parts | RunInference(OpenClip(self.job))
         return (
             parts.pipeline
+            | beam.Impulse()
             | "Files" >> Spread(self.files)
             | "Write" >> beam.Map(_write, self.job.out, self.job.dims, AsList(encoded))
         )

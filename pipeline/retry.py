@@ -93,9 +93,11 @@ def _run(
     run: Callable[[Callable[[Any], None]], None],
 ) -> None:
     def build(pipeline: Any) -> None:
+        import apache_beam as beam
+
         from pipeline.transforms import ForEach, Spread
 
-        _ = pipeline | Spread(plans) | ForEach(retry_planned, step, statuses)
+        _ = pipeline | beam.Impulse() | Spread(plans) | ForEach(retry_planned, step, statuses)
 
     storage.remove(storage.join(step.folder, "work", "progress"))
     total = sum(before[status] for status in statuses)

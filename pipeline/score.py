@@ -155,9 +155,11 @@ def _index(request: Request, shards: str, names: Sequence[str]) -> None:
     """Writes where the shards have which uid."""
 
     def build(pipeline: Any) -> None:
+        import apache_beam as beam
+
         from pipeline.transforms import ForEach, Spread
 
-        tars = pipeline | Spread(enumerate(names))
+        tars = pipeline | beam.Impulse() | Spread(enumerate(names))
         _ = tars | "IndexTar" >> ForEach(shard_index.index_tar, shards, request.out)
 
     work = storage.join(request.out, "work")
@@ -179,10 +181,13 @@ def _encode(
     numbers = {number for file in left for number in range(*file.parts)}
 
     def build(pipeline: Any) -> None:
+        import apache_beam as beam
+
         from pipeline.inference import ScoreParts
         from pipeline.transforms import Spread
 
-        _ = pipeline | Spread(part for part in parts if part.number in numbers) | ScoreParts(job, left)
+        left_parts = (part for part in parts if part.number in numbers)
+        _ = pipeline | beam.Impulse() | Spread(left_parts) | ScoreParts(job, left)
 
     if left:
         progress.watch(lambda: request.run(build), planning.ProgressReader(request.out), rows, "scoring", "rows")

@@ -18,14 +18,17 @@ from pipeline.pieces import Piece
 
 
 class Spread(beam.PTransform):
-    """The items, spread over the workers: as beam.Create and its Reshuffle do, in a third of their transforms."""
+    """An Impulse in, the items out, spread over the workers: as beam.Create does, in a third of its transforms.
+
+    What several are given the same Impulse, a runner numbers in one go.
+    """
 
     def __init__(self, items: Iterable[Any]) -> None:
         super().__init__()
         self.items = list(items)
 
-    def expand(self, begin):
-        numbered = begin | beam.Impulse() | beam.FlatMap(_numbered, self.items).with_output_types(tuple[int, Any])
+    def expand(self, once):
+        numbered = once | beam.FlatMap(_numbered, self.items).with_output_types(tuple[int, Any])
         return numbered | beam.GroupByKey() | beam.FlatMap(_values)
 
 
@@ -114,18 +117,26 @@ class GroupStep(beam.PTransform):
     Args:
         number: of the step in its recipe.
         before: the filters of the steps before it, or side inputs that will be.
+        once: an Impulse.
     """
 
     def __init__(
-        self, step: Grouping, number: int, choice: select.Choice, before: Sequence[Any], all_pieces: Sequence[Piece]
+        self,
+        step: Grouping,
+        number: int,
+        choice: select.Choice,
+        before: Sequence[Any],
+        all_pieces: Sequence[Piece],
+        once: beam.PCollection,
     ) -> None:
         super().__init__()
-        self.step, self.number, self.choice, self.before, self.all_pieces = step, number, choice, before, all_pieces
+        self.step, self.number, self.choice, self.before = step, number, choice, before
+        self.all_pieces, self.once = all_pieces, once
 
     def expand(self, pieces):
         spread = pieces | "Spread" >> beam.Map(_spread_piece, self.step, self.number, self.choice, *self.before)
         judged = (
-            pieces.pipeline
+            self.once
             | "Partitions" >> Spread(range(self.choice.partitions))
             | "Judge" >> beam.Map(
                 _judge_partition, self.all_pieces, self.step, self.number, self.choice, AsList(spread)
@@ -133,8 +144,7 @@ class GroupStep(beam.PTransform):
         )
         count = len(self.all_pieces)
         settled = pieces | "Settle" >> beam.Map(_settle_piece, count, self.number, self.choice, AsList(judged))
-        once = pieces.pipeline | "Once" >> beam.Impulse()
-        return once | "Decided" >> beam.Map(_decided, self.step, AsList(spread), AsList(settled))
+        return self.once | "Decided" >> beam.Map(_decided, self.step, AsList(spread), AsList(settled))
 
 
 @failures.told
@@ -161,20 +171,21 @@ def _decided(_: bytes, step: Grouping, counts: list[dict[str, int]], _settled: l
 
 
 class ChooseRows(beam.PTransform):
-    """Pieces in; kept rows, counts, sorted uids and the fitted filters in the run's folder."""
+    """An Impulse in; kept rows, counts, sorted uids and the fitted filters in the run's folder."""
 
     def __init__(self, steps: Sequence[Step], choice: select.Choice, all_pieces: Sequence[Piece]) -> None:
         super().__init__()
         self.steps, self.choice, self.all_pieces = steps, choice, list(all_pieces)
 
-    def expand(self, pieces):
+    def expand(self, once):
+        pieces = once | "Pieces" >> Spread(self.all_pieces)
         filters: list[Any] = []
         for number, step in enumerate(self.steps):
             made: Any = None
             if isinstance(step, Fit):
                 made = FitStep(step, number, self.choice, list(filters))
             elif isinstance(step, Grouping):
-                made = GroupStep(step, number, self.choice, list(filters), self.all_pieces)
+                made = GroupStep(step, number, self.choice, list(filters), self.all_pieces, once)
             filters.append(AsSingleton(pieces | f"{step.name}{number}" >> made) if made else step)
         selected = pieces | "Select" >> beam.Map(_select_piece, self.choice, *filters)
         for number, step in enumerate(self.steps):
@@ -187,11 +198,11 @@ class ChooseRows(beam.PTransform):
                     | f"WriteTally{number}" >> beam.Map(_write_tally, number, self.choice)
                 )
         _ = (
-            pieces.pipeline
+            once
             | "Partitions" >> Spread(range(self.choice.partitions))
             | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(selected))
         )
-        return pieces.pipeline | "Once" >> beam.Impulse() | "Record" >> beam.Map(_record, self.choice, *filters)
+        return once | "Record" >> beam.Map(_record, self.choice, *filters)
 
 
 @failures.told

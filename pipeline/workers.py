@@ -28,8 +28,8 @@ from pipeline.failures import marked
 
 #: What workers need whatever they do.
 _PRELOAD = [
-    "pipeline.beam_logging", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker", "pyarrow.compute",
-    "pyarrow.parquet",
+    "pipeline.beam_logging", "pipeline.beam_memos", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker",
+    "pyarrow.compute", "pyarrow.parquet",
 ]  # fmt: skip
 
 #: Workers compute on one thread each: the number of workers is what bounds the cores in use.

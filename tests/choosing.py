@@ -25,10 +25,12 @@ def choose_in_a_loop(recipe: Recipe, pieces: list[Piece], choice: select.Choice)
 
 def choose_on_beam(recipe: Recipe, pieces: list[Piece], choice: select.Choice, workers: int) -> None:
     """The same through the runner."""
-    from jobs.engines import run_with
-    from pipeline.transforms import ChooseRows, Spread
+    import apache_beam as beam
 
-    run_with("local", workers, [])(lambda p: p | Spread(pieces) | ChooseRows(recipe.steps, choice, pieces))
+    from jobs.engines import run_with
+    from pipeline.transforms import ChooseRows
+
+    run_with("local", workers, [])(lambda p: p | beam.Impulse() | ChooseRows(recipe.steps, choice, pieces))
 
 
 def files(folder: pathlib.Path) -> dict[str, bytes]:
