@@ -59,7 +59,7 @@ class Scores:
         self.made: dict[str, list[pa.RecordBatch]] = {}
 
     def complete(self, batch: pa.RecordBatch, rows: np.ndarray, scorers: Sequence[Scorer]) -> pa.RecordBatch:
-        """The batch with the scorers' columns in it: read if they were kept, else worked out.
+        """The batch with the scorers' columns in it: read if they are known, else worked out.
 
         Args:
             rows: int64, shape (batch.num_rows,), ascending: their numbers in the piece.
@@ -90,15 +90,12 @@ class Scores:
         self.keep()
 
     def _read(self, column: str, rows: np.ndarray) -> pa.Array | None:
-        if (there := self.stored(column)) is None:
-            return None
-        numbers = there.column("row").to_numpy()
-        places = np.searchsorted(numbers, rows)
-        if len(rows) and (places[-1] >= len(numbers) or (numbers[places] != rows).any()):
-            raise RuntimeError(f"{self.piece.path}: rows reach a step that were not scored for it")
-        if len(rows) and places[-1] - places[0] == len(rows) - 1:
-            return there.column("value").slice(places[0], len(rows))
-        return there.column("value").take(pa.array(places))
+        if (there := self.stored(column)) is not None:
+            if (values := _values(there, rows)) is None:
+                raise RuntimeError(f"{self.piece.path}: rows reach a step that were not scored for it")
+            return values
+        made = self.made.get(column)
+        return _values(made[-1], rows) if made else None  # of a batch that was scored for a step before
 
     def unread(self, steps: Sequence[Step]) -> list[str]:
         """The columns that the steps and their scorers have to read: a scorer whose column was kept reads none."""
@@ -127,6 +124,17 @@ class Scores:
 
     def _path(self, column: str) -> str:
         return storage.join(self.folder, "work", "scores", column, f"{self.piece.name}.arrow")
+
+
+def _values(known: pa.RecordBatch, rows: np.ndarray) -> pa.Array | None:
+    """The values of the rows; None where some are not known."""
+    numbers, values = known.column("row").to_numpy(), known.column("value")
+    places = np.searchsorted(numbers, rows)
+    if len(rows) and (places[-1] >= len(numbers) or (numbers[places] != rows).any()):
+        return None
+    if len(rows) and places[-1] - places[0] == len(rows) - 1:
+        return values.slice(places[0], len(rows))
+    return values.take(pa.array(places))
 
 
 def _gathered(

@@ -88,6 +88,17 @@ def test_each_row_that_reaches_the_step_is_scored_once(toy_pool, toy_rows, tmp_p
     assert dict(zip(kept["uid"].to_pylist(), kept["length"].to_pylist(), strict=True)) == expected != {}
 
 
+def test_a_column_that_a_filter_reads_is_worked_out_once_for_it_and_for_the_kept_rows(toy_pool, toy_rows, tmp_path):
+    SEEN.clear()
+    recipe = Recipe("longer", (ImageSize(200), Longer(30.0)))
+    pieces, choice = plan(recipe, toy_pool, tmp_path / "run")
+    choose_in_a_loop(recipe, pieces, choice)
+    kept = pa.concat_tables(pq.read_table(tmp_path / f"run/kept/{p.name}.parquet") for p in pieces)
+    assert sum(SEEN) == sum(min(r["original_width"], r["original_height"]) >= 200 for r in toy_rows)
+    texts = {r["uid"]: r["text"] for r in toy_rows}
+    assert kept["length"].to_pylist() == [len(texts[uid] or "") + 7 for uid in kept["uid"].to_pylist()] != []
+
+
 def test_a_killed_run_reads_what_was_scored(toy_pool, tmp_path):
     pieces, choice = plan(RECIPE, toy_pool, tmp_path / "run")
     filters = [ImageSize(200)]
