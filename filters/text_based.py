@@ -21,6 +21,7 @@ from metadata.wordnet import WordNet
 
 #: Of a list of synsets; ImageNet-21k's has 218,430.
 _MAX_BYTES = 1 << 24
+_SYNSET = re.compile(r"[nvar]\d{8}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,12 @@ class ImagenetSynsets(Scorer):
 
     def describe(self) -> dict[str, Any]:
         """How many synsets the list has, and the sha256 of all that decides: WordNet's words and the list."""
-        _, synsets = _read(self)
-        return {"synsets": len(synsets), "sha256": hashlib.sha256(self.build()).hexdigest()}
+        built, synsets = _read(self)
+        return {"synsets": synsets, "sha256": hashlib.sha256(built).hexdigest()}
 
     def build(self) -> pa.Buffer:
-        words, synsets = _read(self)
-        return pa.py_buffer(json.dumps(synsets).encode() + b"\n" + words.pack())
+        built, _ = _read(self)
+        return built
 
     def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
         synsets, _, words = built.to_pybytes().partition(b"\n")
@@ -56,8 +57,8 @@ class ImagenetSynsets(Scorer):
 
 
 @functools.lru_cache(maxsize=1)
-def _read(scorer: ImagenetSynsets) -> tuple[WordNet, list[int]]:
-    """WordNet and the offsets in the list, ascending: what only the driver reads.
+def _read(scorer: ImagenetSynsets) -> tuple[pa.Buffer, int]:
+    """The offsets in the list, ascending, and WordNet, packed; how many the offsets are. Only the driver reads them.
 
     Raises:
         CurateError: one of the two is not there or is something else, or they are not of the same WordNet.
@@ -69,7 +70,7 @@ def _read(scorer: ImagenetSynsets) -> tuple[WordNet, list[int]]:
         raise CurateError(f"imagenet_word: {found:,} of the list's {len(synsets):,} synsets are the first of a word, "
                           f"but of ImageNet's nine in ten are: their numbers are places in the files of WordNet 3.0, "
                           f"and of no other version. Give WordNet 3.0.")
-    return words, synsets
+    return pa.py_buffer(json.dumps(synsets).encode() + b"\n" + words.pack()), len(synsets)
 
 
 def _synsets(path: str) -> list[int]:
@@ -79,7 +80,7 @@ def _synsets(path: str) -> list[int]:
     except (OSError, UnicodeDecodeError) as error:
         raise CurateError(f"imagenet_word: {path} can't be read ({reason(error)}), but it is the list of synsets. "
                           f"Give a text file with one a line, such as n02084071.") from error
-    wrong = next((line for line in lines if not re.fullmatch(r"[nvar]\d{8}", line)), None)
+    wrong = next((line for line in lines if not _SYNSET.fullmatch(line)), None)
     if wrong or not lines:
         given = f"has {printable(wrong)!r}" if wrong else "is empty"
         raise CurateError(f"imagenet_word: {path} {given}, but it is a list of synsets. Write one a line, such as "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from metadata.errors import CurateError, printable, reason
 
@@ -74,51 +75,58 @@ class WordNet:
 
     def __init__(self, folder: str) -> None:
         root = _root(folder)
-        self._set(
-            {part: dict(_records(root, f"index.{part}", _first_offset)) for part in PARTS},
-            {part: dict(_records(root, f"{part}.exc", _bases)) for part in PARTS},
-        )
-
-    def _set(self, first: dict[str, dict[str, int]], irregular: dict[str, dict[str, list[str]]]) -> None:
-        self._first, self._irregular = first, irregular
-        self._listed = set().union(*first.values(), *irregular.values())
-        self._known = functools.lru_cache(_MAX_KNOWN)(self._find)  # many of a batch's were in those before
+        self._index = {part: _index(root, f"index.{part}") for part in PARTS}
+        self._irregular = {part: dict(_records(root, f"{part}.exc", _bases)) for part in PARTS}
 
     @property
     def offsets(self) -> set[int]:
         """Offsets of all synsets that are the first of a word."""
-        return {offset for known in self._first.values() for offset in known.values()}
+        return set().union(*(offsets for _, offsets in self._index.values()))
 
     def pack(self) -> bytes:
         """All that it knows, as JSON: the same bytes from the same WordNet, wherever it lies."""
         # Words joined, as no word has a space: read in a sixth of the time that an object of them takes.
-        first = {part: [" ".join(known), list(known.values())] for part, known in self._first.items()}
-        return json.dumps([first, self._irregular]).encode()
+        index = {part: [" ".join(words), offsets] for part, (words, offsets) in self._index.items()}
+        return json.dumps([index, self._irregular]).encode()
 
     @classmethod
     def unpack(cls, packed: bytes) -> "WordNet":
         """The one that `pack` made these bytes of."""
-        first, irregular = json.loads(packed)
+        index, irregular = json.loads(packed)
         made = cls.__new__(cls)
-        made._set({p: dict(zip(words.split(), offsets, strict=True)) for p, (words, offsets) in first.items()},
-                  irregular)  # fmt: skip
+        made._index = {part: (words.split(), offsets) for part, (words, offsets) in index.items()}
+        made._irregular = irregular
         return made
 
     def first_synsets(self, words: pa.Array) -> pa.Array:
-        """Offsets of the words' first synsets: int64, shape (len(words),), null for a word that has none, and for null.
+        """Offsets of the words' first synsets: int64, shape (len(words),), null for a word that has none.
 
         Of nouns, verbs, adjectives and adverbs the first that has the word decides. A word is looked up in lower case,
         as it is and by its base form; many words of one phrase are joined by underscores.
 
+        Args:
+            words: string, distinct if it is to be quick; without null.
+
         Source: nltk 3.8.1, which DataComp's text_based uses.
         Differs: a word of more than 256 characters has no synset.
         """
-        distinct = words.cast(pa.string()).dictionary_encode()
-        lower = [word.lower() for word in distinct.dictionary.to_pylist()]
-        listed, known = self._listed, self._known
-        # Most are no words, such as names and numbers: they are not looked up, nor remembered.
-        offsets = [known(word) if word in listed or word.endswith(_ANY_END) else None for word in lower]
-        return pa.array(offsets, pa.int64()).take(distinct.indices)
+        nouns, others, known = self._first["noun"], self._no_nouns, self._known
+        # Most are no words, such as names and numbers: they are not looked up by base form, nor remembered.
+        return pa.array([nouns.get(word) or (known(word) if word in others or word.endswith(_ANY_END) else None)
+                         for word in map(str.lower, words.to_pylist())], pa.int64())  # fmt: skip
+
+    @functools.cached_property
+    def _first(self) -> dict[str, dict[str, int]]:
+        return {part: dict(zip(*columns, strict=True)) for part, columns in self._index.items()}
+
+    @functools.cached_property
+    def _no_nouns(self) -> set[str]:
+        """Words of the other parts of speech, and irregular forms."""
+        return set().union(*(self._first[part] for part in PARTS[1:]), *self._irregular.values())
+
+    @functools.cached_property
+    def _known(self) -> Callable[[str], int | None]:
+        return functools.lru_cache(_MAX_KNOWN)(self._find)  # many of a batch's were in those before
 
     def _find(self, word: str) -> int | None:
         if len(word) > _MAX_CHARS:
@@ -148,13 +156,24 @@ def _shorter(forms: list[str], part: str) -> list[str]:
                               if form.endswith(old)))  # fmt: skip
 
 
-def _first_offset(fields: list[str]) -> tuple[str, int]:
-    """A word and its first synset, of a line of index.noun and its like."""
-    synsets, pointers = int(fields[2]), int(fields[3])
-    offsets = fields[6 + pointers :]
-    if not synsets or len(offsets) != synsets:
-        raise ValueError
-    return fields[0], int(offsets[0])
+def _index(root: _Root, name: str) -> tuple[list[str], list[int]]:
+    """The words of index.noun and its like, and the first synset of each.
+
+    A line is word, part of speech, number of synsets, number p of pointers, p pointers, two more numbers, the synsets.
+    """
+    lines = pa.array(_lines(root, name), pa.string())
+    lines = lines.filter(pc.match_substring_regex(lines, "^[^ ]"))
+    fields = pc.ascii_split_whitespace(pc.ascii_rtrim_whitespace(lines))
+    values, starts, lengths = fields.flatten(), fields.offsets[:-1], pc.list_value_length(fields)
+    try:
+        synsets, pointers = (values.take(pc.add(starts, n)).cast(pa.int32()) for n in (2, 3))
+        first = pc.add(pc.add(starts, pointers), 6)
+        is_whole = pc.equal(lengths, pc.add(pc.add(synsets, pointers), 6))
+        if not pc.all(pc.and_(is_whole, pc.greater(synsets, 0))).as_py():
+            raise ValueError
+        return values.take(starts).to_pylist(), values.take(first).cast(pa.int64()).to_pylist()
+    except (IndexError, ValueError) as error:  # as pyarrow's own are
+        raise _error(f"{root / name}: a line of it is no word with its synsets") from error
 
 
 def _bases(fields: list[str]) -> tuple[str, list[str]]:
@@ -207,8 +226,8 @@ def _error(what: str) -> CurateError:
                        f"the nltk_data that nltk.download('wordnet') fills.")
 
 
-def _records(root: _Root, name: str, parse: Callable[[list[str]], T]) -> Iterator[T]:
-    """What `parse` makes of the words of each line; lines of the licence, which begin with spaces, are left out."""
+def _lines(root: _Root, name: str) -> list[str]:
+    """The lines of a file, and an empty one at the end."""
     file = root / name
     try:
         with file.open("rb") as opened:
@@ -218,9 +237,14 @@ def _records(root: _Root, name: str, parse: Callable[[list[str]], T]) -> Iterato
         raise _error(f"{file}: it can't be read ({reason(error)})") from error
     if len(data) > _MAX_BYTES or (data and lines[-1]):
         raise _error(f"{file}: it is {'too large' if len(data) > _MAX_BYTES else 'cut off in its last line'}")
-    for number, line in enumerate(lines, 1):
+    return lines
+
+
+def _records(root: _Root, name: str, parse: Callable[[list[str]], T]) -> Iterator[T]:
+    """What `parse` makes of the words of each line; lines of the licence, which begin with spaces, are left out."""
+    for number, line in enumerate(_lines(root, name), 1):
         if line and not line.startswith(" "):
             try:
                 yield parse(line.split())
             except (IndexError, ValueError) as error:
-                raise _error(f"{file}: line {number} is {printable(line)!r}") from error
+                raise _error(f"{root / name}: line {number} is {printable(line)!r}") from error

@@ -40,7 +40,7 @@ def test_the_zip_that_nltk_leaves_is_read_in_place(tmp_path, given):
     ("geese", 50), ("glasses", 70),  # itself, before the ending is taken
     ("dogging", None),  # dogg is no verb, and its doubled letter is no ending
     ("chased", 110), ("chasing", 110), ("ran", 120), ("runs", 120), ("runss", 120), ("bigger", 220), ("bigest", 220),
-    (".22-caliber", 310), ("dug", None), ("", None), (None, None), ("cat", None), ("İ", None), ("s" * 300, None),
+    (".22-caliber", 310), ("dug", None), ("", None), ("cat", None), ("İ", None), ("s" * 300, None),
 ])  # fmt: skip
 def test_the_first_synset_of_a_word(tmp_path, word, offset):
     found = wordnet.WordNet(str(write_wordnet(tmp_path))).first_synsets(pa.array([word, "dog"], pa.string()))
