@@ -7,7 +7,7 @@ import pathlib
 import re
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import pyarrow as pa
@@ -129,31 +129,22 @@ class WordNet:
         return functools.lru_cache(_MAX_KNOWN)(self._find)  # many of a batch's were in those before
 
     def _find(self, word: str) -> int | None:
+        """The first synset of the first form that there is: the word, a listed base, or with ever more endings taken."""
         if len(word) > _MAX_CHARS:
             return None
-        return next((self._first[part][base] for part in PARTS if (base := self._base(word, part)) is not None), None)
-
-    def _base(self, word: str, part: str) -> str | None:
-        """The first form of the word that the part of speech has: itself, listed, or with ever more endings taken."""
-        known = self._first[part]
-        if word in known:
-            return word
-        forms = self._irregular[part].get(word)
-        if forms is not None:
-            return next((form for form in forms if form in known), None)
-        forms = [word]
-        while forms := _shorter(forms, part):
-            for form in forms:
-                if form in known:
-                    return form
+        for part in PARTS:
+            known, irregular, endings, ends = self._first[part], self._irregular[part], _ENDINGS[part], _ENDS[part]
+            forms: Iterable[str] = [word, *irregular.get(word, ())]
+            while forms:
+                for form in forms:
+                    if form in known:
+                        return known[form]
+                if word in irregular:
+                    break
+                # Each once: "eseses…" would otherwise double them every time. Most end in none of the endings.
+                forms = dict.fromkeys(form[: -len(old)] + new for form in forms if form.endswith(ends)
+                                      for old, new in endings if form.endswith(old))  # fmt: skip
         return None
-
-
-def _shorter(forms: list[str], part: str) -> list[str]:
-    """The forms with each ending that fits replaced. Each once: "eseses…" would otherwise double them every time."""
-    fitting = [form for form in forms if form.endswith(_ENDS[part])]  # mostly none
-    return list(dict.fromkeys(form[: -len(old)] + new for form in fitting for old, new in _ENDINGS[part]
-                              if form.endswith(old)))  # fmt: skip
 
 
 def _index(root: _Root, name: str) -> tuple[list[str], list[int]]:

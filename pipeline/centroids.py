@@ -7,7 +7,7 @@
         work/last.json            the hash that the sample ends with
         work/pieces/NNNNNN.bin    a piece's rows of the sample: their features; NNNNNN.npz: their hashes
         work/sample.npy           all of them, by hash; sample.json: how many
-        work/iteration-NNN.npz    the centroids after so many iterations
+        work/iteration-NNN.npz    the centroids after so many iterations, every second or so
 
 The sample is the rows with the smallest hashes of (uid, seed), and its order that of the hashes: it is the same however
 the pool is cut into files. It stays on disk in the type it has in the pool, and faiss converts it block by block, in
@@ -39,6 +39,9 @@ _ROWS = 8192
 
 #: A sample that takes no more bytes as float32 is held so: converting would take longer than few centroids do.
 _SMALL = 1 << 28
+
+#: Products of a row with a centroid, and numbers of rows read, between two checkpoints: a second or two on two cores.
+_PACE = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,53 +248,63 @@ def _places(hashes: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
 def _cluster(asked: Asked, work: str) -> tuple[np.ndarray, list[float]]:
     """The centroids, and of each iteration the mean cosine of rows with the centroid nearest to them before it."""
     sample = np.load(storage.join(work, "sample.npy"), mmap_mode="r", allow_pickle=False)
-    done, centroids, cosines = _checkpoint(work, features.widen(sample[: asked.number]))
+    centroids, cosines = _checkpoint(work, features.widen(sample[: asked.number]))
     if 4 * sample.size <= _SMALL:
         sample = features.widen(sample)
-    with Line("clustering", "rows", asked.iterations * len(sample), done * len(sample)) as line:
-        for number in range(done + 1, asked.iterations + 1):
-            centroids, total = iterate(sample, centroids)
-            cosines = np.append(cosines, total / len(sample))
-            with storage.atomic(storage.join(work, f"iteration-{number:03d}.npz")) as file:
+    with Line("clustering", "rows", asked.iterations * len(sample), len(cosines) * len(sample)) as line:
+        pace = max(1, _PACE // (len(sample) * sum(centroids.shape)))
+        while (before := len(cosines)) < asked.iterations:
+            centroids, totals = iterate(sample, centroids, min(pace, asked.iterations - before))
+            cosines = np.append(cosines, totals / len(sample))
+            with storage.atomic(_iteration_path(len(cosines), work)) as file:
                 np.savez(file, centroids=centroids, cosines=cosines)
-            storage.remove(storage.join(work, f"iteration-{number - 1:03d}.npz"))
-            note = f"iteration {number} of {asked.iterations}, mean cosine {cosines[-1]:.4f}"
-            line.show(number * len(sample), note, last=number == asked.iterations)
+            storage.remove(_iteration_path(before, work))
+            note = f"iteration {len(cosines)} of {asked.iterations}, mean cosine {cosines[-1]:.4f}"
+            line.show(len(cosines) * len(sample), note, last=len(cosines) == asked.iterations)
     return centroids, cosines.tolist()
 
 
-def _checkpoint(work: str, first: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Iterations that are done, their centroids and mean cosines; before any, `first`."""
+def _iteration_path(number: int, work: str) -> str:
+    return storage.join(work, f"iteration-{number:03d}.npz")
+
+
+def _checkpoint(work: str, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centroids and mean cosines of the iterations that are done; before any, `first` and none."""
     names = [name for name in storage.names(work) if name.startswith("iteration-")]
     if not names:
-        return 0, first, np.empty(0)
+        return first, np.empty(0)
     with np.load(storage.join(work, names[-1]), allow_pickle=False) as known:
-        return len(known["cosines"]), known["centroids"], known["cosines"]
+        return known["centroids"], known["cosines"]
 
 
-def iterate(sample: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, float]:
-    """One iteration of faiss' spherical k-means: rows go to the nearest centroid, whose next place is their mean.
+def iterate(sample: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple[np.ndarray, np.ndarray]:
+    """So many iterations of faiss' spherical k-means: rows go to the nearest centroid, whose next place is their mean.
 
-    A centroid that no row is nearest to takes one of a large cluster's two halves, as faiss has it.
+    A centroid that no row is nearest to takes one of a large cluster's two halves, as faiss has it. One call gives the
+    centroids that as many calls of one iteration give, without their checks of the rows.
 
     Args:
         sample: float16 or float32, shape (rows, dims), of unit length; may be mapped.
         centroids: float32, shape (number, dims).
 
     Returns:
-        The next centroids, of unit length; the sum of the rows' inner products with those given.
+        The next centroids, of unit length; of each iteration the sum of the rows' inner products with the centroids
+        that it began with: float64, shape (iterations,).
     """
     faiss = _import_faiss()
     number, dims = centroids.shape
     clustering = faiss.Clustering(dims, number)
-    clustering.niter, clustering.spherical = 1, True
+    clustering.niter, clustering.spherical = iterations, True
     # All rows count, however many or few there are.
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 1 << 30
+    # It would stop where the sum grows no more, which rounding decides: the same rows must give the same centroids.
+    clustering.early_stop_threshold = -1.0
     faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), clustering.centroids)
     if sample.dtype == np.float16:
         codec = faiss.IndexScalarQuantizer(dims, faiss.ScalarQuantizer.QT_fp16)
         clustering.train_encoded(sample.view(np.uint8), codec, faiss.IndexFlatIP(dims))
     else:
+        clustering.check_input_data_for_NaNs = False  # they are of unit length, which was looked at
         clustering.train(sample, faiss.IndexFlatIP(dims))
     found = faiss.vector_to_array(clustering.centroids).reshape(number, dims)
-    return found, float(clustering.iteration_stats.at(0).obj)
+    return found, np.array([clustering.iteration_stats.at(n).obj for n in range(iterations)], np.float64)

@@ -3,7 +3,7 @@
     python inside_centroids.py RUNS ROWS CENTROIDS
 
 Prints [[ours, other], …] in seconds of wall time an iteration as JSON, after a run of each that isn't counted. faiss
-gets float32 in memory; ours the float16 of a pool in a mapped file, and it writes a checkpoint after each iteration.
+gets float32 in memory; ours the float16 of a pool in a mapped file, and it writes checkpoints.
 """
 
 import contextlib

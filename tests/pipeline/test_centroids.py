@@ -215,7 +215,9 @@ def test_a_sample_of_any_size_gives_the_same_bytes(tmp_path, monkeypatch):
     centroids.make(pool, asked(), str(tmp_path / "small.npy"))
     monkeypatch.setattr(centroids, "_SMALL", 0)
     centroids.make(pool, asked(), str(tmp_path / "large.npy"))
-    assert (tmp_path / "small.npy").read_bytes() == (tmp_path / "large.npy").read_bytes()
+    monkeypatch.setattr(centroids, "_PACE", 0)
+    centroids.make(pool, asked(), str(tmp_path / "slow.npy"))
+    assert len({(tmp_path / f"{name}.npy").read_bytes() for name in ("small", "large", "slow")}) == 1
 
 
 @pytest.mark.slow
@@ -223,7 +225,7 @@ def test_a_cluster_without_rows_gets_a_half_of_a_large_one():
     pytest.importorskip("faiss")
     rows, first = units(200), units(12)
     first[3] = first[2]  # of two that are the same, one has no row
-    found, total = centroids.iterate(rows, first)
+    found, (total,) = centroids.iterate(rows, first, 1)
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-6
     assert total == pytest.approx(float((rows @ first.T).max(axis=1).sum()), rel=1e-5)
     assert (rows @ found.T).max(axis=1).mean() > (rows @ first.T).max(axis=1).mean()
@@ -255,14 +257,14 @@ def test_killed_anywhere_it_goes_on_and_gives_the_same_bytes(tmp_path):
 
     def command(out: str) -> list[str]:
         return [sys.executable, "-m", "jobs.cli", "centroids", "--pool", str(tmp_path / "pool"), "--number", "200",
-                "--sample", "15000", "--iterations", "12", "--out", str(tmp_path / out)]  # fmt: skip
+                "--sample", "15000", "--iterations", "40", "--out", str(tmp_path / out)]  # fmt: skip
 
     done = subprocess.run(command("whole.npy"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "clustered            15,000  (75.0 a centroid)" in done.stdout
-    assert "iteration 12 of 12, mean cosine 0." in done.stderr
+    assert "iteration 40 of 40, mean cosine 0." in done.stderr
     work = tmp_path / "killed.npy.work/work"
-    for seen in ("last.json", "pieces/000001.npz", "sample.json", "iteration-003.npz", "iteration-008.npz"):
+    for seen in ("last.json", "pieces/000001.npz", "sample.json", "iteration-018.npz", "iteration-036.npz"):
         process = subprocess.Popen(command("killed.npy"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while process.poll() is None and not (work / seen).exists():
             time.sleep(0.002)
