@@ -129,7 +129,7 @@ class WordNet:
         return functools.lru_cache(_MAX_KNOWN)(self._find)  # many of a batch's were in those before
 
     def _find(self, word: str) -> int | None:
-        """The first synset of the first form that there is: the word, a listed base, or with ever more endings taken."""
+        """That of the first form that is a word: itself, a listed base form, or with ever more endings taken."""
         if len(word) > _MAX_CHARS:
             return None
         for part in PARTS:

@@ -297,7 +297,7 @@ def iterate(sample: np.ndarray, centroids: np.ndarray, iterations: int) -> tuple
     clustering.niter, clustering.spherical = iterations, True
     # All rows count, however many or few there are.
     clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 1 << 30
-    # It would stop where the sum grows no more, which rounding decides: the same rows must give the same centroids.
+    # Not stopped where the sum stays the same: rounding decides that, and the same rows must give the same centroids.
     clustering.early_stop_threshold = -1.0
     faiss.copy_array_to_vector(np.ascontiguousarray(centroids).ravel(), clustering.centroids)
     if sample.dtype == np.float16:
