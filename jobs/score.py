@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changed-images", action="store_true", help="score images whose sha256 is not the pool's any more"
     )
-    parser.add_argument("--batch", metavar="N", type=positive, default=128, help="rows at a time (default: 128)")
+    parser.add_argument("--batch", metavar="N", type=positive, default=32, help="rows at a time (default: 32)")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="becomes the scored pool; a path or address")
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument(

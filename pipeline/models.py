@@ -19,6 +19,9 @@ MAX_PIXELS = 100_000_000
 #: What `curate train` leaves in its folder: the model's config as open_clip reads it, and its newest weights.
 CONFIG, WEIGHTS = "model.json", "checkpoints/epoch_latest.pt"
 
+#: Captions are padded to the next multiple of so many tokens.
+_TOKENS = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -26,6 +29,7 @@ class Model:
 
     Attributes:
         name: among open_clip's configs.
+        config: the one of that name: the same weights in other layers give other features.
         weights: a tag of open_clip's, or the sha256 of the file they were read from.
         device: `cpu` or `cuda`.
         network: open_clip's module.
@@ -34,6 +38,7 @@ class Model:
     """
 
     name: str
+    config: dict[str, Any]
     weights: str
     device: str
     network: Any
@@ -62,8 +67,33 @@ class Model:
 
         tokens = self.tokenize(list(texts))
         with torch.inference_mode():
-            made = self.network.encode_text(tokens.to(self.device), normalize=True)
+            made = _encode_tokens(self.network, tokens.to(self.device))
         return made.float().cpu().numpy()
+
+
+def _encode_tokens(network: Any, tokens: Any) -> Any:
+    """What the network's `encode_text` gives, of unit length, without most of the work on what follows a caption's end.
+
+    open_clip pads captions to 77 tokens, and those of the web have 10 to 20. In a CLIP no token reads a later one, and
+    the feature is that of the caption's end, so it is the same whatever follows, but for the order in which sums are
+    rounded: captions of about the same length are encoded together, and for them the network has no later positions.
+    Other networks get all tokens.
+    """
+    import open_clip
+    import torch
+
+    causal = isinstance(network, open_clip.CLIP) and network.attn_mask is not None
+    if not causal or network.text_pool_type != "argmax":
+        return network.encode_text(tokens, normalize=True)
+    lengths = (tokens.argmax(-1) // _TOKENS + 1) * _TOKENS  # the end is the highest token
+    rows = [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
+    made = []
+    for some in rows:
+        length = int(lengths[some[0]])
+        shorter = {"positional_embedding": network.positional_embedding[:length],
+                   "attn_mask": network.attn_mask[:length, :length]}  # fmt: skip
+        made.append(torch.func.functional_call(network, shorter, (None, tokens[some, :length]))[1])
+    return torch.cat(made)[torch.cat(rows).argsort()]
 
 
 def open_model(model: str, pretrained: str | None = None) -> Model:
@@ -111,7 +141,8 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(network))
     weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
     prepare = transform.image_transform_v2(settings, is_train=False)
-    return Model(name, weights, device, network, prepare, open_clip.get_tokenizer(name))
+    config = open_clip.get_model_config(name)
+    return Model(name, config, weights, device, network, prepare, open_clip.get_tokenizer(name))
 
 
 def on_gpu() -> bool:

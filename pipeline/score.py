@@ -46,7 +46,7 @@ class Request:
     run: Callable[[Callable[[Any], None]], None]
     name: str | None = None
     shards: str | None = None
-    batch: int = 128
+    batch: int = 32
     workers: int = 1
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limit_files: int | None = None
@@ -103,8 +103,8 @@ def _halved(fetch: FetchPolicy, resolve: Any) -> FetchPolicy:
                                resolve=resolve)  # fmt: skip
 
 
-def _about_model(request: Request) -> tuple[dict[str, str], int]:
-    """The model by name, weights and what its columns are called by; and its dimensions. It is opened once to see."""
+def _about_model(request: Request) -> tuple[dict[str, Any], int]:
+    """The model by name, config and weights, what its columns are called by, and its dimensions; opened once to see."""
     model = models.open_model(request.model, request.pretrained)
     name = request.name or NAMES.get(model.name.removesuffix("-quickgelu"))
     if name is None or not MODEL_NAME.fullmatch(name):
@@ -115,7 +115,7 @@ def _about_model(request: Request) -> tuple[dict[str, str], int]:
     if (known := FEATURES.get(f"{name}_img")) and known.type.list_size != dims:
         raise CurateError(f"--as {name}: is of {known.type.list_size} dimensions, but {model.name} has {dims}. Give "
                           f"another name.")  # fmt: skip
-    return {"model": model.name, "weights": model.weights, "name": name}, dims
+    return {"model": model.name, "config": model.config, "weights": model.weights, "name": name}, dims
 
 
 def _plan(

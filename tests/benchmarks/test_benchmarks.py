@@ -143,6 +143,15 @@ def test_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_scoring(tmp_path):
+    pytest.importorskip("open_clip")
+    bench_score = importlib.import_module("bench_score")
+    assert [row.what for row in bench_score.rows(tmp_path, number=1, size=8)] == [
+        "score 8 photographs, ViT-B-32, a core"
+    ]
+
+
+@pytest.mark.slow
 def test_texts(tmp_path):
     if importlib.util.find_spec("timm") is None:
         pytest.skip("no timm")

@@ -16,7 +16,7 @@ import tiny_model
 from PIL import Image
 
 from metadata.errors import CurateError
-from pipeline import targets
+from pipeline import models, targets
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -115,6 +115,22 @@ def test_equal_to_a_plain_loop(images, tiny, tmp_path):
         with pytest.raises(CurateError) as error:
             targets.make(str(images), name, tag, str(out), 2)
         assert str(error.value).startswith(told)
+
+
+@pytest.mark.slow
+def test_a_changed_config_begins_anew(images, tiny):
+    """The same name and weights in other layers: what an unfinished run has is not of this model."""
+    config, weights = tiny
+    heads = tiny_model.CONFIG["vision_cfg"] | {"head_width": 8}
+    made = []
+    for text in (tiny_model.CONFIG, tiny_model.CONFIG | {"vision_cfg": heads}):
+        config.write_text(json.dumps(text))
+        encoder = models.open_model(str(config), str(weights))
+        made.append((targets._identity(str(images), encoder, 2), encoder.encode_images([encoder.prepare(picture(1))])))
+    assert encoder.name == "tiny-targets"
+    (first, features), (second, others) = made
+    assert first != second
+    assert np.abs(features - others).max() > 1e-4
 
 
 @pytest.mark.slow

@@ -1,0 +1,46 @@
+"""Features are open_clip's own, with less work where that makes no difference."""
+
+import json
+
+import pytest
+import tiny_model
+
+pytestmark = pytest.mark.slow
+
+#: Of 2 to 32 tokens, which is all that there are, and one of just 16; the first and the last are alike.
+CAPTIONS = ["a cat", "", "one word " * 8, "many words " * 90, "🐈 " * 7, "a cat"]
+
+
+@pytest.fixture(scope="module", params=["causal", "bidirectional", "custom"])
+def network(request, tmp_path_factory):
+    """A network of each kind, and whether its features are those of a caption's end, which reads nothing later."""
+    open_clip, torch = pytest.importorskip("open_clip"), pytest.importorskip("torch")
+    config = tiny_model.CONFIG | {"custom_text": request.param == "custom"}
+    config["text_cfg"] = config["text_cfg"] | {"no_causal_mask": request.param == "bidirectional"}
+    path = tmp_path_factory.mktemp("model") / f"tiny-{request.param}.json"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+    torch.manual_seed(0)
+    return open_clip.create_model(path.stem).eval(), request.param == "causal"
+
+
+def test_captions_are_encoded_as_open_clip_does_without_what_follows_their_end(network):
+    import open_clip
+    import torch
+
+    from pipeline.models import Model
+
+    network, shortened = network
+    model = Model("tiny", {}, "drawn", "cpu", network, None, open_clip.get_tokenizer("tiny-causal"))
+    embedding = network.token_embedding if hasattr(network, "token_embedding") else network.text.token_embedding
+    tokens = model.tokenize(CAPTIONS)
+    with torch.inference_mode():
+        wanted = network.encode_text(tokens, normalize=True).numpy()
+    assert not any((wanted[0] == other).all() for other in wanted[1:5])
+    read: list[tuple[int, int]] = []
+    hook = embedding.register_forward_hook(lambda _module, given, _made: read.append(tuple(given[0].shape)))
+    found = model.encode_texts(CAPTIONS)
+    hook.remove()
+    assert found == pytest.approx(wanted, abs=5e-7)
+    assert read == ([(4, 16), (2, 32)] if shortened else [(6, 32)])
+    assert network.encode_text(tokens).shape == wanted.shape  # it is whole again
