@@ -3,11 +3,12 @@
 The input is what img2dataset leaves with DataComp's settings: tars of 10,000 samples by webdataset's TarWriter, with
 random bytes for images. The peer is a plain restatement of DataComp's resharder: every sample is read with webdataset,
 its uid looked up with np.searchsorted, and what is kept written with TarWriter, by one process for each worker's share
-of the tars. (The original also imports OpenCV and img2dataset, about a second that isn't counted here.) It gives keys
-of its own and an output tar per worker, so only the members are compared.
+of the tars. It imports what the original does, but for simdjson and cloudpathlib, and gives keys of its own and an output
+tar per worker, so only the members are compared.
 """
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import pathlib
@@ -60,6 +61,8 @@ def make_input(folder: pathlib.Path, samples: int) -> None:
 
 def peer(shards: str, subset: str, out: str) -> None:
     """DataComp's way: all `shards` shared out to processes, each with output tars of its own."""
+    for name in ("cv2", "tqdm", "webdataset", "pyarrow.compute", "pyarrow.parquet", "img2dataset.blurrer"):
+        importlib.import_module(name)
     paths = sorted(map(str, pathlib.Path(shards).glob("*.tar")))
     shares = np.array_split(paths, _WORKERS)
     work = [
