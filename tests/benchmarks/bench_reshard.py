@@ -3,8 +3,8 @@
 The input is what img2dataset leaves with DataComp's settings: tars of 10,000 samples by webdataset's TarWriter, with
 random bytes for images. The peer is a plain restatement of DataComp's resharder: every sample is read with webdataset,
 its uid looked up with np.searchsorted, and what is kept written with TarWriter, by one process for each worker's share
-of the tars. It imports what the original does, but for simdjson and cloudpathlib, and gives keys of its own and an output
-tar per worker, so only the members are compared.
+of the tars. It imports what the original does, but for simdjson and cloudpathlib, and gives keys of its own and an
+output tar per worker, so only the members are compared.
 """
 
 import hashlib
