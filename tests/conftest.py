@@ -11,10 +11,17 @@ import sys
 # Read when numpy is imported, so it is set before.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_sources import write_timm, write_wordnet
+
+# How long an example takes says nothing of the code where several tests share a core.
+hypothesis.settings.register_profile(
+    "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 SCHEMA = pa.schema(
     [

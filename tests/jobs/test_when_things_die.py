@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from demo_runs import command, outputs, run
+from demo_runs import command, outputs, run, seconds
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_kill_9_at_a_random_point_and_start_again(whole, tmp_path, seed):
     out = tmp_path / "run"
     for _ in range(3):
         process = subprocess.Popen(command(out, "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 5))
+        time.sleep(rng.uniform(0.5, 1 + seconds(whole)))
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = run(out)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_model
 from conftest import write_rows
+from kills import descendants
 from PIL import Image
 
 from filters.clip_score import ClipScoreFraction
@@ -223,11 +224,14 @@ def test_a_killed_command_goes_on_and_two_workers_give_the_same_bytes(pool, mode
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    workers = descendants(killed.pid)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     server.before = lambda n: None
     opened.set()
-    time.sleep(1)  # for the workers, who follow
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # they follow
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     done_files = {int(path.stem) for path in parts.glob("[0-9]*.npz")}
     asked = len(server.requests)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
