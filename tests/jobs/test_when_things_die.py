@@ -81,7 +81,7 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
     while process.poll() is None and not (tmp_path / "run" / step).exists():
         time.sleep(0.01)
     os.killpg(process.pid, number)  # as a terminal does with Ctrl-C, and a system that shuts down
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     done = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
     check_and_go_on(done, code, "run the same command again to go on", tmp_path / "run", whole)
 
