@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# One process of tests for each core; the tests of a file, which share what they set up, stay together.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 .PHONY: demo mini test test-slow lint bench clean
 
@@ -15,11 +17,11 @@ mini: $(VENV)/installed-all
 	$(BIN)/python -m jobs.mini run --out runs/mini
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The slow ones: kills at random points, training, every recipe's extra.
 test-slow: $(VENV)/installed-all
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --editable '.[lint]'

@@ -45,7 +45,7 @@ setup(
         # A cluster for trying it, see jobs.launch.flink; of the version that --flink_version says.
         "flink": ["apache-flink-libraries>=1.19.3,<2.3"],
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
-        "test": ["pytest>=8", "hypothesis>=6", "trustme>=1.1"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "trustme>=1.1"],
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["curate = jobs.cli:entry", "curate-worker = jobs.launch.worker:entry"]},

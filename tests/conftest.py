@@ -11,10 +11,19 @@ import sys
 # Read when numpy is imported, so it is set before.
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
+import hypothesis
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_sources import write_timm, write_wordnet
+
+from jobs.cli import main
+
+# How long an example takes says nothing of the code where several tests share a core.
+hypothesis.settings.register_profile(
+    "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 SCHEMA = pa.schema(
     [
@@ -108,6 +117,24 @@ def curate(tmp_path: pathlib.Path):
     def run(*args: str | pathlib.Path, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "jobs.cli", *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+    return run
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
+    """told(*args) -> the command's exit code, output and errors, in tmp_path: for what ends before any work.
+
+    In this process, since one of its own takes two seconds to import Beam; what is no sentence is raised here.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | pathlib.Path) -> tuple[int, str, str]:
+        try:
+            code = main([*map(str, args)])
+        except SystemExit as wanted:  # of a parser
+            code = wanted.code
+        return code, *capsys.readouterr()
 
     return run
 

@@ -17,7 +17,12 @@ def command(out: pathlib.Path, workers: str) -> list[str]:
 
 def run(out: pathlib.Path, workers: str = "2", **options) -> subprocess.CompletedProcess:
     """The finished process."""
-    return subprocess.run(command(out, workers), capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command(out, workers), capture_output=True, text=True, timeout=300, **options)
+
+
+def seconds(run: pathlib.Path) -> float:
+    """How long a finished run took, but for the start of its process."""
+    return json.loads((run / "manifest.json").read_text())["times"]["seconds"]
 
 
 def outputs(run: pathlib.Path) -> dict[str, bytes]:

@@ -1,5 +1,7 @@
 """A Flink and the job server of Beam's that fits it, for tests: the published ones, or an older pair put together.
 
+    python tests/flink_parts.py     has them brought, for tests that are run later
+
 Beam downloads its job server by itself. Where that one can't be had, the runner that it is made of may be had all the
 same: Maven brings it with all it needs, the jars become one, and PyPI has the Flink of that version.
 """
@@ -95,3 +97,10 @@ def _merge(jars: list[pathlib.Path], path: pathlib.Path) -> None:
         for name, parts in services.items():
             merged.writestr(name, b"\n".join(parts))
     temporary.rename(path)
+
+
+if __name__ == "__main__":
+    try:
+        find()
+    except MissingError as error:
+        sys.exit(str(error))

@@ -73,7 +73,7 @@ STEPS = [Distinct("text"), Distinct("url", 2), Distinct("sha256", 3, seed=2**64 
 
 
 @pytest.mark.parametrize("step", STEPS, ids=repr)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_any_order_and_any_files_keep_what_the_restatement_keeps(step: Distinct | GroupSize, data: st.DataObject):
     rows = make_rows(data.draw(st.lists(st.sampled_from(VALUES), min_size=1, max_size=40)))

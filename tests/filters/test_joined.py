@@ -53,7 +53,7 @@ def test_each_uid_gets_its_score_whatever_the_order(tmp_path: pathlib.Path, monk
 WORDS = st.sampled_from([0, 1, 2**63, 2**64 - 1])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(held=st.dictionaries(st.tuples(WORDS, WORDS), st.sampled_from([0.5, -1.0, None]), max_size=12),
        asked=st.lists(st.tuples(WORDS, WORDS), max_size=12))  # fmt: skip
 def test_uids_that_share_a_word_are_told_apart(

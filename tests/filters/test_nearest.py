@@ -79,7 +79,7 @@ def test_lengths_do_not_matter_to_the_exactness() -> None:
     assert np.array_equal(made(values)(rows), restated(rows, values))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_small_whole_numbers_tie_often(data) -> None:
     number = st.integers(-2, 2)

@@ -50,7 +50,7 @@ def test_the_first_word_that_is_in_the_list_gives_the_synset(small_wordnet: path
     assert scored(["animal goose dog", "he runs"]) == [50, 120]  # a verb whose number is a noun's in the list
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.none() | st.text(st.sampled_from("dogesinrum -_\u212aİ\u3000\n"), max_size=12), max_size=8))
 def test_equals_the_restatement_on_drawn_texts(texts: list[str | None]) -> None:
     folder = pathlib.Path(os.environ["NLTK_DATA"], "corpora", "wordnet")

@@ -77,10 +77,10 @@ def last_line(done: subprocess.CompletedProcess) -> str:
         (["--runner", "dataflow", "--project=p", "--region=r", "--temp_location=gs://b/t"], 1, "Dataflow's machines"),
     ],
 )
-def test_what_a_runner_lacks_is_told_before_any_work(curate, tmp_path, options, code, words):
-    done = curate(*POOL, "--out", tmp_path / "run", *options)
-    assert done.returncode == code
-    assert words in last_line(done)
+def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, code, words):
+    given, _, errors = told(*POOL, "--out", tmp_path / "run", *options)
+    assert given == code
+    assert words in errors.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 

@@ -42,10 +42,16 @@ def cluster(parts, tmp_path_factory):
     yield running
     left = workers()
     running.stop()
-    time.sleep(1)
-    assert not any(pathlib.Path(f"/proc/{pid}").exists() for pid in left)
-    assert not [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if str(folder) in read(p)]
+    end = time.monotonic() + 20
+    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in left) or named(folder):
+        assert time.monotonic() < end
+        time.sleep(0.05)
     assert sorted(p.name for p in folder.iterdir()) == ["conf", "log"]
+
+
+def named(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The processes that have it in their command."""
+    return [p for p in pathlib.Path("/proc").glob("[0-9]*/cmdline") if str(folder) in read(p)]
 
 
 def read(path: pathlib.Path) -> str:

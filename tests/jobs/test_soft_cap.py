@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from demo_runs import seconds
 
 from filters.recipes import RECIPES
 from metadata import uids
@@ -80,7 +81,7 @@ def test_kill_9_and_start_again(demo, tmp_path, seed):
     rng = random.Random(seed)
     for _ in range(3):
         process = subprocess.Popen(command(tmp_path / "run", 2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 6))
+        time.sleep(rng.uniform(0.5, 1 + seconds(demo[0])))
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(command(tmp_path / "run", 2), capture_output=True, timeout=120, check=True)

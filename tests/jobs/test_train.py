@@ -14,8 +14,6 @@ import time
 import pytest
 import tiny_model
 
-from jobs.cli import main
-
 pytest.importorskip("open_clip_train", reason="needs the extra: pip install '.[train]'")
 
 #: Of a training that is killed now and then: a few steps in each of its 5 parts.
@@ -235,14 +233,9 @@ def test_a_dry_run_prints_the_command_and_writes_nothing(run, train, tmp_path):
 
 
 @pytest.fixture
-def said(run, tmp_path, capsys):
-    """said(*args) -> exit code, output and errors of the command, without a process of its own."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        code = main(["train", *map(str, [*usual(run, tmp_path, run), *args])])
-        return code, *capsys.readouterr()
-
-    return call
+def said(run, tmp_path, told):
+    """said(*args) -> as `told` has it, of a training on `run` into tmp_path/out."""
+    return lambda *args: told("train", *usual(run, tmp_path, run), *args)
 
 
 @pytest.mark.parametrize("name", ["ViTamin-L", "MobileCLIP2-S0"])

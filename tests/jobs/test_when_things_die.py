@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from demo_runs import command, outputs, run
+from demo_runs import command, outputs, run, seconds
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_kill_9_at_a_random_point_and_start_again(whole, tmp_path, seed):
     out = tmp_path / "run"
     for _ in range(3):
         process = subprocess.Popen(command(out, "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.5, 5))
+        time.sleep(rng.uniform(0.5, 1 + seconds(whole)))
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = run(out)
@@ -81,7 +81,7 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
     while process.poll() is None and not (tmp_path / "run" / step).exists():
         time.sleep(0.01)
     os.killpg(process.pid, number)  # as a terminal does with Ctrl-C, and a system that shuts down
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     done = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
     check_and_go_on(done, code, "run the same command again to go on", tmp_path / "run", whole)
 

@@ -34,7 +34,7 @@ def reason_of(entry: str) -> str | None:
 TEXTS = st.text(st.sampled_from("ab  ,.;!`'\t\n\ré雨"), max_size=12)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(TEXTS, TEXTS, st.data())
 def test_what_matches_some_caption_is_never_said_to_match_none(text, entry, data):
     view = normalised(text)
@@ -46,7 +46,7 @@ def test_what_matches_some_caption_is_never_said_to_match_none(text, entry, data
         assert not matches(entry, text, spaced=False)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(TEXTS)
 @example("a , b")
 @example(",")

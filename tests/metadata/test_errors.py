@@ -4,7 +4,7 @@ import doctest
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metadata import errors
@@ -44,7 +44,6 @@ def test_printable_cuts_long_texts():
     assert printable(string.printable * 5, 40).endswith("…")
 
 
-@settings(deadline=None)
 @given(st.text(), st.integers(1, 200))
 def test_printable_is_short_and_printable(text, limit):
     shown = printable(text, limit)

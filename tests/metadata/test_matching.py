@@ -91,7 +91,7 @@ def cases(draw):
     return texts, list(dict.fromkeys(entries)), draw(st.booleans()), draw(st.integers(1, 64))
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(cases())
 def test_equals_the_rule_restated_whatever_the_size_of_blocks(case):
     texts, entries, spaced, block = case
@@ -104,7 +104,6 @@ def test_equals_the_rule_restated_whatever_the_size_of_blocks(case):
     assert found.to_pylist() == [restated(text, entries, spaced) for text in texts]
 
 
-@settings(deadline=None)
 @given(cases(), st.integers(0, 4), st.integers(0, 4), st.sampled_from([pa.string(), pa.large_string()]))
 def test_reads_slices_of_both_layouts(case, skip, leave, kind):
     texts, entries, _, _ = case

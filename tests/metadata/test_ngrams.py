@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metadata import ngrams
@@ -52,7 +52,6 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(ngrams, "_MAX_KNOWN", 5)
 
 
-@settings(deadline=None)
 @given(TEXTS, st.booleans())
 def test_counts_are_those_of_a_dictionary(texts, spaced):
     words, pairs = counted(texts, spaced)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from metadata import uids
@@ -19,7 +19,6 @@ def expected(texts: list[str]) -> list[tuple[int, int]]:
     return [(int(text[:16], 16), int(text[16:], 16)) for text in texts]
 
 
-@settings(deadline=None)
 @given(st.lists(HEX), st.integers(0, 5), st.integers(0, 5))
 def test_parse_equals_datacomp_s_arithmetic_on_any_slice(texts, skip, leave):
     array = pa.array(texts, pa.string()).slice(skip, max(0, len(texts) - skip - leave))
@@ -78,7 +77,6 @@ def test_a_null_is_refused_with_its_row_and_the_way_out():
         uids.parse(pa.array(["0" * 32, "1" * 32, None]), "a.parquet", 10)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))))
 def test_text_of_is_parse_backwards(pairs):
     words = np.array(pairs, uids.UID_DTYPE)
@@ -98,7 +96,6 @@ def derived(url: str | None, text: str | None) -> str:
     return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in parts)).hexdigest()[:32]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.none() | st.text(), st.none() | st.text())))
 def test_derived_uids_are_the_hash_of_the_length_prefixed_url_and_text(pairs):
     urls, texts = (pa.array([pair[i] for pair in pairs], pa.string()) for i in (0, 1))

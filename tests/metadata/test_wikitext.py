@@ -38,7 +38,6 @@ def test_markup_becomes_text(markup, text):
     assert plain(markup) == text
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["{{", "}}", "[[", "]]", "{|", "|}", "<ref>", "</ref>", "<ref/>", "|", "a", "\n"])))
 def test_any_nesting_gives_some_text(parts):
     markup = "".join(parts)
@@ -88,13 +87,13 @@ def groups(found: list) -> list[list[str]]:
     return [run for run in runs if run]
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(st.text(st.sampled_from("abÉ雨 \n\t\xa0.,!-'\"()+$`์ि")))
 def test_tokens_are_words_less_the_signs_at_their_ends(text):
     assert groups(tokens(text)) == groups(plainly(text))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from("ab雨 ,.-'\n")))
 def test_neighbours_match_the_line_that_they_are_in(text):
     """Every run of neighbours, a space between, is in the line as matching sees it, spaces between words made one."""

@@ -27,7 +27,7 @@ def f1_of(predicted, labels, one):
 
 
 @given(predictions())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_classification(made):
     ranked, labels, classes = made
     found = metrics.classification(ranked, labels, classes)
@@ -46,7 +46,7 @@ def test_classification(made):
 
 
 @given(predictions())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_as_scikit_learn_has_it(made):
     sklearn = pytest.importorskip("sklearn.metrics")
     ranked, labels, classes = made
@@ -71,7 +71,7 @@ def test_groups_without_images_have_no_number():
 
 
 @given(st.integers(1, 12), st.integers(0, 2**32), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_retrieval(images, seed, ties):
     """Against sorting every row; where numbers are equal, the first in order is nearer."""
     rng = np.random.default_rng(seed)

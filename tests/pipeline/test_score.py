@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_model
 from conftest import write_rows
+from kills import descendants
 from PIL import Image
 
 from filters.clip_score import ClipScoreFraction
@@ -218,19 +219,23 @@ def test_a_killed_command_goes_on_and_two_workers_give_the_same_bytes(pool, mode
     opened = threading.Event()
     server.before = lambda n: n >= ROWS - 3 and opened.wait(60)  # the last file can't be finished before the kill
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts, deadline = tmp_path / "out/work/parts", time.monotonic() + 120
+    parts, deadline = tmp_path / "out/work/parts", time.monotonic() + 240
     while not (parts.is_dir() and any(not path.name.startswith(".") for path in parts.iterdir())):
         assert killed.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    workers = descendants(killed.pid)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     server.before = lambda n: None
     opened.set()
-    time.sleep(1)  # for the workers, who follow
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):  # they follow
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     done_files = {int(path.stem) for path in parts.glob("[0-9]*.npz")}
     asked = len(server.requests)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     again = {int(path.strip("/").removesuffix(".jpg")) // (ROWS // FILES) for path in server.requests[asked:]}
     assert done_files
