@@ -23,6 +23,8 @@ from pipeline.tasks import DATACOMP
 
 pytest.importorskip("open_clip", reason="needs the extra: pip install '.[train]'")
 
+pytestmark = pytest.mark.slow  # the environment of the fast tests has no extras
+
 WHO = ["--method", "ours", "--author", "A. Person", "--email", "a@example.org"]
 
 
@@ -288,7 +290,6 @@ def test_a_wrong_word_in_the_last_stage_is_said_before_the_first_begins(tmp_path
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.slow
 def test_one_file_leads_from_a_pool_to_a_bundle_on_the_hub(curate, tmp_path):
     pytest.importorskip("open_clip_train")
     from pipeline import made_tasks

@@ -16,6 +16,8 @@ import tiny_model
 
 pytest.importorskip("open_clip_train", reason="needs the extra: pip install '.[train]'")
 
+pytestmark = pytest.mark.slow  # the environment of the fast tests has no extras
+
 #: Of a training that is killed now and then: a few steps in each of its 5 parts.
 SAMPLES = 3840
 
@@ -77,7 +79,6 @@ def record_of(folder: pathlib.Path) -> dict:
     return json.loads((folder / "out/train.json").read_text())
 
 
-@pytest.mark.slow
 def test_a_training_leaves_a_model_that_opens_and_a_record(run, train, tmp_path):
     done = train("--seed", 3)
     assert done.returncode == 0, done.stderr
@@ -154,7 +155,6 @@ def trainers(folder: pathlib.Path) -> list[int]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in /proc")
 def test_a_killed_training_goes_on_from_its_last_checkpoint(run, train, tmp_path):
     process = start_until(tmp_path, run, epoch=1)
@@ -185,7 +185,6 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run, train, tmp_path
     assert log.count("=> resuming checkpoint") == 3
 
 
-@pytest.mark.slow
 def test_two_processes_train_through_torchrun_and_runs_are_mixed(run, train, tmp_path):
     done = train("--gpus", 2, "--accum", 2, data=f"{run}:3,{run}/shards")
     assert done.returncode == 1
@@ -199,7 +198,6 @@ def test_two_processes_train_through_torchrun_and_runs_are_mixed(run, train, tmp
     assert [step for step, _ in record["loss"]] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("planted", ["garbage", "another model's"])
 def test_a_checkpoint_that_doesnt_fit_is_never_passed_over(train, tmp_path, planted):
     import torch

@@ -69,6 +69,7 @@ def test_the_same_bytes_and_no_pictures_of_a_pool(folder, tmp_path):
     assert digest(tmp_path)["wds_demo-objects_test/test/0.tar"] != digest(folder)["wds_demo-objects_test/test/0.tar"]
 
 
+@pytest.mark.slow
 def test_digits_where_scikit_learn_is(folder):
     pytest.importorskip("sklearn")
     files = task_files.look(str(folder / "wds_digits_test"))

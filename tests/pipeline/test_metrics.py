@@ -45,6 +45,7 @@ def test_classification(made):
     assert macro["F1-macro_all"] == pytest.approx(np.mean([f1_of(ranked[:, 0], labels, c) for c in there]))
 
 
+@pytest.mark.slow
 @given(predictions())
 @settings(max_examples=30)
 def test_as_scikit_learn_has_it(made):
