@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-import flink_parts
+import job_servers
 import pyarrow.parquet as pq
 import pytest
 from kills import Cluster, kill_runs, outputs, with_root
@@ -20,8 +20,8 @@ DEMO = ("--pool", "demo:400")
 def parts():
     """The job server's jar, or None, and folders to import Flink from."""
     try:
-        return flink_parts.find()
-    except flink_parts.MissingError as error:
+        return job_servers.flink()
+    except job_servers.MissingError as error:
         pytest.skip(str(error))
 
 
