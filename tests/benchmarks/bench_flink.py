@@ -112,10 +112,12 @@ def against_one(
 ) -> Iterator[Row]:
     """Two lines for two engines and a smaller and a larger run: by the clock, and by CPU time."""
     for engine in engines:
-        spent(engine, runs[0], scratch)  # workers start, and Java compiles
+        spent(engine, runs[1], scratch)  # workers start, and Java compiles
     taken = [[[spent(engine, run, scratch) for run in runs] for engine in engines] for _ in range(number)]
     one, two = (further(*zip(*(turn[n] for turn in taken), strict=True)) for n in range(2))
     more = runs[1].size - runs[0].size
+    if min(one.wall_s, two.wall_s, *one.managers_s, *two.managers_s) <= 0:
+        raise RuntimeError(f"{what}: of {runs} the larger took no longer. Take more of them, or leave the cores alone.")
     rates, ratio = [f"{more / each.wall_s:,.0f} {unit}/s" for each in (two, one)], one.wall_s / two.wall_s
     yield Row(f"2 TaskManagers against 1, {what}", *rates, f"{ratio:.2f}", f">= {TARGET:g} times", ratio >= TARGET)
     ratio = max(one.managers_s) / max(two.managers_s)

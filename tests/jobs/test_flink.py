@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from kills import Cluster, kill_runs, outputs, with_root
 
+from jobs.launch import guard
+
 DEMO = ("--pool", "demo:400")
 
 
@@ -60,6 +62,15 @@ def curate(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=with_root(os.environ), capture_output=True, text=True, timeout=300)
 
 
+def read_records(port: int, name: str) -> list[list[int]]:
+    """What each TaskManager was given of every step of that name."""
+    rest = f"http://localhost:{port}/jobs"
+    jobs = [f"/{job['id']}" for job in guard.ask(rest, "")["jobs"]]
+    steps = [f"{job}/vertices/{step['id']}" for job in jobs for step in guard.ask(rest, job)["vertices"]
+             if name in step["name"]]  # fmt: skip
+    return [[task["metrics"]["read-records"] for task in guard.ask(rest, step)["subtasks"]] for step in steps]
+
+
 @pytest.mark.slow
 def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     local = curate(*DEMO, "--out", tmp_path / "local")
@@ -70,6 +81,8 @@ def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     assert outputs(tmp_path / "flink") == outputs(tmp_path / "local")
     logs = [cluster.folder / f"log/taskmanager-{number}.log" for number in (1, 2)]
     assert all("Python sdk harness starting" in log.read_text() for log in logs)
+    (merged,) = read_records(cluster.port, "ChooseRows/MergeUids")
+    assert merged == [4, 4]  # of 8 partitions
     lines = done.stderr.splitlines()
     assert lines[0].startswith("curate: pool demo:400")
     assert all(line.startswith(("choosing: ", "images: ")) for line in lines[1:])
