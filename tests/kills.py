@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-import flink_parts
+import job_servers
 from demo_runs import outputs
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -61,21 +61,23 @@ def _read(path: str) -> str:
 
 
 class Cluster:
-    """A Flink of two TaskManagers.
+    """A Flink of so many TaskManagers.
 
     Attributes:
         options: those that send a run there.
         environment: of all processes.
     """
 
-    def __init__(self, folder: pathlib.Path, port: int, jar: str | None, environment: dict[str, str]) -> None:
-        self.folder, self.port, self.environment = folder, port, environment
+    def __init__(
+        self, folder: pathlib.Path, port: int, jar: str | None, environment: dict[str, str], size: int = 2
+    ) -> None:
+        self.folder, self.port, self.environment, self.size = folder, port, environment, size
         self.options = ["--runner", "flink", "--flink_master", f"localhost:{port}"]
         self.options += ["--flink_job_server_jar", jar] if jar else []
 
     def start(self) -> None:
         """Starts what of it doesn't run."""
-        self._do("start", "--taskmanagers", "2", "--port", str(self.port))
+        self._do("start", "--taskmanagers", str(self.size), "--port", str(self.port))
 
     def stop(self) -> None:
         self._do("stop")
@@ -181,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
     print(f"--kills {args.kills} --seed {args.seed}{' --local' if args.local else ''}", flush=True)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="curate-kills-"))
-    jar, places = (None, []) if args.local else flink_parts.find()
+    jar, places = (None, []) if args.local else job_servers.flink()
     cluster = None if args.local else Cluster(folder / "cluster", args.port, jar, with_root(os.environ, *places))
     try:
         kill_runs(args.kills, args.seed, folder, cluster, lambda line: print(line, flush=True))

@@ -54,14 +54,14 @@ def table(seed: int, rows: int) -> pa.Table:
     })
 
 
-def make_pool(folder: pathlib.Path, rows: int) -> pathlib.Path:
-    """A pool of that many rows under `folder`, made once."""
-    out = folder / f"pool-{rows}"
+def make_pool(folder: pathlib.Path, rows: int, each: int = ROWS_PER_FILE) -> pathlib.Path:
+    """A pool of that many rows under `folder`, `each` in a file, made once."""
+    out = folder / (f"pool-{rows}" if each == ROWS_PER_FILE else f"pool-{rows}-by-{each}")
     if not out.exists():
-        part = folder / f"pool-{rows}.part"
+        part = out.with_suffix(".part")
         part.mkdir(parents=True, exist_ok=True)
-        for n, start in enumerate(range(0, rows, ROWS_PER_FILE)):
+        for n, start in enumerate(range(0, rows, each)):
             name = hashlib.md5(str(n).encode()).hexdigest()
-            pq.write_table(table(n, min(ROWS_PER_FILE, rows - start)), part / f"{name}.parquet")
+            pq.write_table(table(n, min(each, rows - start)), part / f"{name}.parquet")
         part.rename(out)
     return out

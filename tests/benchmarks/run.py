@@ -14,7 +14,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).parent
 NAMES = ("choose", "features", "centroids", "images", "reshard", "matching", "balance", "duplicates", "texts", "score",
-         "evaluate", "size", "train")  # fmt: skip
+         "evaluate", "size", "train", "flink")  # fmt: skip
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
     args.scratch.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in args.names or NAMES:
-        options = {"size": args.rows} if name in ("choose", "balance", "duplicates") else {}
+        options = {"size": args.rows} if name in ("choose", "balance", "duplicates", "flink") else {}
         for row in importlib.import_module(f"bench_{name}").rows(args.scratch, args.pairs, **options):
             print(" | ".join(filter(None, map(str, row))), file=sys.stderr, flush=True)
             rows.append(row)

@@ -1,6 +1,7 @@
 """Every benchmark at a tiny size: that it works, and that what it compares does the same. No test looks at a time."""
 
 import importlib.util
+import os
 import pathlib
 import subprocess
 import sys
@@ -191,6 +192,14 @@ def test_size(tmp_path):
     memory = "memory from first to last"
     assert whats[:3] == ["clip_score_balanced, 4,000 rows", "clip_score_balanced, 40,000 rows", memory]
     assert whats[3:] == ["distinct, 4,000 rows", "distinct, 40,000 rows", memory]
+
+
+def test_a_process_is_measured_with_those_that_it_waited_for():
+    measure = importlib.import_module("measure")
+    busy = "import time\nwhile time.process_time() < 0.5: pass"
+    before = measure.cpu_s(os.getpid())
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert measure.cpu_s(os.getpid()) - before >= 0.4
 
 
 def test_a_generated_pool_has_other_uids_in_each_file(tmp_path):

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 
-import flink_parts
+import job_servers
 import pyarrow.parquet as pq
 import pytest
 from kills import Cluster, kill_runs, outputs, with_root
+
+from jobs.launch import guard
 
 DEMO = ("--pool", "demo:400")
 
@@ -20,8 +22,8 @@ DEMO = ("--pool", "demo:400")
 def parts():
     """The job server's jar, or None, and folders to import Flink from."""
     try:
-        return flink_parts.find()
-    except flink_parts.MissingError as error:
+        return job_servers.flink()
+    except job_servers.MissingError as error:
         pytest.skip(str(error))
 
 
@@ -61,26 +63,38 @@ def read(path: pathlib.Path) -> str:
         return ""
 
 
-def curate(*args: str | pathlib.Path) -> subprocess.CompletedProcess:
+def curate(*args: str | pathlib.Path, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "jobs.cli", *map(str, args)]
-    return subprocess.run(command, env=with_root(os.environ), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=with_root(os.environ) | environment, capture_output=True, text=True, timeout=300)
+
+
+def read_records(port: int, name: str) -> list[list[int]]:
+    """What each TaskManager was given of every step of that name."""
+    rest = f"http://localhost:{port}/jobs"
+    jobs = [f"/{job['id']}" for job in guard.ask(rest, "")["jobs"]]
+    steps = [f"{job}/vertices/{step['id']}" for job in jobs for step in guard.ask(rest, job)["vertices"]
+             if name in step["name"]]  # fmt: skip
+    return [[task["metrics"]["read-records"] for task in guard.ask(rest, step)["subtasks"]] for step in steps]
 
 
 @pytest.mark.slow
 def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     local = curate(*DEMO, "--out", tmp_path / "local")
     assert local.returncode == 0, local.stderr
-    before = set(pathlib.Path("/tmp").glob("curate-job-server-*"))
-    done = curate(*DEMO, "--out", tmp_path / "flink", *cluster.options)
+    temporary = tmp_path / "temporary"  # its own: other runs have job servers, too
+    temporary.mkdir()
+    done = curate(*DEMO, "--out", tmp_path / "flink", *cluster.options, TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     assert outputs(tmp_path / "flink") == outputs(tmp_path / "local")
     logs = [cluster.folder / f"log/taskmanager-{number}.log" for number in (1, 2)]
     assert all("Python sdk harness starting" in log.read_text() for log in logs)
+    (merged,) = read_records(cluster.port, "ChooseRows/MergeUids")
+    assert merged == [4, 4]  # of 8 partitions
     lines = done.stderr.splitlines()
     assert lines[0].startswith("curate: pool demo:400")
     assert all(line.startswith(("choosing: ", "images: ")) for line in lines[1:])
     assert "choosing: 1,600 of 1,600 rows in 4 passes (100%)" in done.stderr
-    assert set(pathlib.Path("/tmp").glob("curate-job-server-*")) <= before
+    assert not list(temporary.glob("curate-job-server-*"))
 
 
 @pytest.mark.slow
