@@ -217,15 +217,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         data = files[path]
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not match or not self.server.gives_ranges:
-            # huggingface_hub looks for these where a redirect stays on one host.
-            self._send(200, data, X_Repo_Commit=REVISION, ETag=f'"{_oid(data)}"')
-        else:
+        # huggingface_hub looks for these where a redirect stays on one host.
+        code, headers = 200, {"X_Repo_Commit": REVISION, "ETag": f'"{_oid(data)}"'}
+        if match and self.server.gives_ranges:
             start, end = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
-            data, total = data[start : end + 1], len(data)
-            self._send(206, data, Content_Range=f"bytes {start}-{end}/{total}")
-        with self.server.lock:
+            code, headers = 206, {"Content_Range": f"bytes {start}-{end}/{len(data)}"}
+            data = data[start : end + 1]
+        with self.server.lock:  # before it is sent: who has it may look at once
             self.server.sent[path] += len(data) if self.command == "GET" else 0
+        self._send(code, data, **headers)
 
 
 def _entries(files: dict[str, bytes], prefix: str, recursive: bool) -> Iterator[dict]:
