@@ -81,12 +81,17 @@ def _terminate(*_: object) -> None:
     raise Terminated
 
 
-class _WithoutPandas(PathFinder):
-    """Python's own finder, to which pandas is not installed; it raises nothing, as torch asks which packages are."""
+#: Beam and pyarrow import these wherever they are installed, half a second and 50 MB in every process, and nothing here
+#: uses them: pandas, and with bson all of MongoDB's client.
+_UNUSED = {"pandas", "bson"}
+
+
+class _WithoutUnused(PathFinder):
+    """Python's own finder, to which they are not installed; it raises nothing, as torch asks which packages are."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        return None if fullname == "pandas" else super().find_spec(fullname, path, target)
+        return None if fullname in _UNUSED else super().find_spec(fullname, path, target)
 
 
 def entry() -> None:
@@ -98,14 +103,13 @@ def entry() -> None:
 def as_command(work: Callable[[], int]) -> None:
     """Does `work` in a process that is its own, and leaves with the code it gives as soon as Python has cleaned up.
 
-    Beam and pyarrow import pandas wherever it is installed, a third of a second and 40 MB in every process, and nothing
-    here uses it: so it is as if it weren't installed.
+    What nothing here uses is as if it weren't installed, see `_UNUSED`.
 
     Threads of C++ libraries that Beam brings are still winding up when a job is done, and now and then one makes the
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    sys.meta_path = [_WithoutPandas if finder is PathFinder else finder for finder in sys.meta_path]
+    sys.meta_path = [_WithoutUnused if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last

@@ -1,7 +1,8 @@
-"""Imported before Beam: keeps from users what its import says of Google Cloud packages that nobody asked for."""
+"""Imported before Beam: keeps from users what its import says of packages that nobody asked for."""
 
 import logging
 
+logging.getLogger("apache_beam.io.mongodbio").setLevel(logging.ERROR)
 logging.getLogger().addFilter(lambda record: not record.getMessage().startswith("apitools not found"))
 
 
