@@ -66,7 +66,7 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s:
     Raises:
         RuntimeError: it failed; its output is in the message.
     """
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **(env or {})}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", **(env or {})}
     start = time.perf_counter()
     process = subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
