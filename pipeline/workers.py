@@ -80,7 +80,7 @@ class _Nursery:
             context: Any = multiprocessing.get_context("fork" if alone else "spawn")
             self.connection, theirs = context.Pipe()
             context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
-            atexit.register(self.connection.send, None)  # before Python, at its exit, waits for the nursery's end
+            atexit.register(self._dismiss)  # before Python, at its exit, waits for the nursery's end
             theirs.close()
         finally:
             for name, value in before.items():
@@ -95,6 +95,10 @@ class _Nursery:
             self.connection.send(birth)
         if self.gone:  # and the listener with it
             self._mourn_all()
+
+    def _dismiss(self) -> None:
+        with contextlib.suppress(OSError):  # it may have been killed
+            self.connection.send(None)
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):

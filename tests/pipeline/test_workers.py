@@ -107,6 +107,7 @@ def test_a_dead_nursery_is_told_and_takes_its_workers_along(start):
     process, marks = start("orphan")
     output, _ = process.communicate(timeout=60)
     assert "told: local runner: the process that workers are forked from was killed by SIGKILL" in output
+    assert "Traceback" not in output
     assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
 
 
@@ -114,6 +115,7 @@ def test_a_nursery_that_died_before_it_was_asked_is_told(start):
     process, marks = start("early")
     output, _ = process.communicate(timeout=60)
     assert "told: local runner: the process that workers are forked from was killed by SIGKILL" in output
+    assert "Traceback" not in output
     assert not pids(marks)
 
 
