@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -72,12 +71,12 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
     """A function that gives the local runner and its options."""
 
     def start() -> tuple[Any, Any]:
-        from pipeline import beam_logging  # noqa: F401
+        from pipeline import beam_logging
         from pipeline.beam_memos import Options
         from pipeline.workers import local_runner
 
-        # The runner warns that more than one worker has no effect in its in-memory mode; ours are processes.
-        logging.getLogger("apache_beam.runners.portability.fn_api_runner.fn_runner").setLevel(logging.ERROR)
+        # The runner also warns that more than one worker has no effect in its in-memory mode; ours are processes.
+        beam_logging.leave_errors_to_us()
         # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
         return local_runner(workers), Options([], direct_num_workers=workers, pipeline_type_check=False)
 

@@ -59,6 +59,7 @@ def start(tmp_path: pathlib.Path):
         process = subprocess.Popen(
             [sys.executable, tmp_path / "script.py", marks, deed],
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONPATH": root},
         )
