@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # One process of tests for each core; the tests of a file, which share what they set up, stay together.
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo mini test test-slow lint bench clean
+.PHONY: demo mini test test-slow test-bench lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/curate --pool demo --out runs/demo
@@ -22,6 +22,10 @@ test: $(VENV)/installed-test
 # The slow ones: kills at random points, training, every recipe's extra.
 test-slow: $(VENV)/installed-all
 	$(PYTEST) -m slow
+
+# Benchmarks at a tiny size: that they still work, and that what they compare does the same.
+test-bench: $(VENV)/installed-all
+	$(PYTEST) -m bench
 
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --editable '.[lint]'
