@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # One process of tests for each core; the tests of a file, which share what they set up, stay together.
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo mini test test-slow test-bench lint bench clean
+.PHONY: demo mini test test-slow test-long lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/curate --pool demo --out runs/demo
@@ -23,9 +23,9 @@ test: $(VENV)/installed-test
 test-slow: $(VENV)/installed-all
 	$(PYTEST) -m slow
 
-# Benchmarks at a tiny size: that they still work, and that what they compare does the same.
-test-bench: $(VENV)/installed-all
-	$(PYTEST) -m bench
+# A small study, benchmarks at a tiny size, random kills of a Flink: minutes more than CI has. KILLS=20 kills more often.
+test-long: $(VENV)/installed-all
+	$(PYTEST) -m long
 
 lint: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --editable '.[lint]'

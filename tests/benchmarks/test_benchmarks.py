@@ -89,7 +89,7 @@ def test_an_unknown_benchmark_is_refused():
     assert "chose: no such benchmark. There are choose, features, centroids, images, reshard, " in found.stderr
 
 
-@pytest.mark.bench
+@pytest.mark.long
 def test_choosing(tmp_path):
     bench_choose = importlib.import_module("bench_choose")
     whats = [row.what.strip().split(",")[0] for row in bench_choose.rows(tmp_path, number=1, size=3000)]
@@ -105,7 +105,7 @@ def test_duplicates(tmp_path):
     assert whats == ["distinct by text, 750 rows", "distinct by text, 3,000 rows", "memory with four times the rows"]
 
 
-@pytest.mark.bench
+@pytest.mark.long
 def test_images(tmp_path):
     bench_images = importlib.import_module("bench_images")
     whats = [row.what.strip() for row in bench_images.rows(tmp_path, number=1, size=12, distinct=3)]
@@ -136,7 +136,7 @@ def test_features(tmp_path):
     assert whats[4:] == ["NormSim l2", "reading l14_img"]
 
 
-@pytest.mark.bench
+@pytest.mark.long
 def test_training(tmp_path):
     pytest.importorskip("open_clip_train")
     bench_train = importlib.import_module("bench_train")
@@ -144,7 +144,7 @@ def test_training(tmp_path):
     assert row.what == "train on 1,024 samples"
 
 
-@pytest.mark.bench
+@pytest.mark.long
 def test_scoring(tmp_path):
     pytest.importorskip("open_clip")
     bench_score = importlib.import_module("bench_score")
@@ -167,7 +167,7 @@ def test_texts(tmp_path):
     assert row.what.startswith("choose text_based, 400 rows")
 
 
-@pytest.mark.bench
+@pytest.mark.long
 def test_evaluating(tmp_path):
     pytest.importorskip("open_clip")
     bench_evaluate = importlib.import_module("bench_evaluate")

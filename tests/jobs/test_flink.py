@@ -112,12 +112,11 @@ def test_a_broken_file_is_named(cluster, toy_pool, tmp_path):
     assert "it is started again" not in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.skipif("KILLS" not in os.environ, reason="takes minutes: KILLS=1, or python tests/kills.py --kills 20")
+@pytest.mark.long
 def test_kills_do_not_change_the_bytes(cluster, tmp_path):
     seed = int(os.environ.get("KILLS_SEED") or secrets.randbelow(1 << 31))
     print(f"KILLS_SEED={seed}")  # shown where the test fails
-    kill_runs(int(os.environ["KILLS"]), seed, tmp_path, cluster, print)
+    kill_runs(int(os.environ.get("KILLS") or 1), seed, tmp_path, cluster, print)
 
 
 @pytest.mark.slow

@@ -32,23 +32,24 @@ def test_no_recipe_reads_what_the_pool_knows_of_itself(tmp_path):
     assert read == {"uid", "text", "original_width", "original_height", "clip_dfn_similarity_score"}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tiny_study_and_again(tmp_path):
     pytest.importorskip("open_clip")
     options = ["run", "--out", tmp_path, "--pairs", 300, "--samples-seen", 1280, "--seeds", 1,
-               "--recipes", "dfn_score"]  # fmt: skip
+               "--recipes", "no_filter,dfn_score"]  # fmt: skip
     done = run(*options)
     assert done.returncode == 0, done.stderr
-    assert "mini: training 1 of 1 is done and evaluated" in done.stderr
+    assert "mini: training 2 of 2 is done and evaluated" in done.stderr
     study = json.loads((tmp_path / "mini.json").read_text())
     assert done.stdout.startswith((tmp_path / "table.md").read_text())
+    assert study["recipes"]["no_filter"]["rows"] == 300
     assert study["recipes"]["dfn_score"]["rows"] == int(0.3 * 300) + 1
     # What the scorer judged has an image.
     assert study["recipes"]["dfn_score"]["images"] == study["recipes"]["dfn_score"]["rows"]
     assert (tmp_path / "mini.svg").read_bytes().startswith(b"<?xml")
     # Every step after the scores reads this pool.
     assert TRUTH_COLUMN not in pq.read_schema(next((tmp_path / "scored/metadata").glob("*.parquet"))).names
-    weights = tmp_path / "models/dfn_score-0/checkpoints/epoch_latest.pt"
+    weights = tmp_path / "models/no_filter-0/checkpoints/epoch_latest.pt"
     before = weights.stat().st_mtime_ns
     assert run(*options).stdout == done.stdout
     assert weights.stat().st_mtime_ns == before
