@@ -59,7 +59,8 @@ def outage(error: BaseException) -> str | None:
     text = str(error)
     if "Traceback (most recent call last)" in text or not isinstance(error, RuntimeError):
         return None
-    return printable(text.splitlines()[-1] if text else type(error).__name__, 300)
+    words = [line for line in text.splitlines() if re.search(r"[A-Za-z]{3}", line)]  # not what closes a list of Java's
+    return printable(words[-1] if words else type(error).__name__, 300)
 
 
 def os_sentence(error: OSError) -> str:

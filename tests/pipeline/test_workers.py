@@ -10,6 +10,7 @@ import time
 import pytest
 
 from metadata.errors import CurateError
+from pipeline import failures
 
 SCRIPT = """
 import os, pathlib, signal, sys, time
@@ -167,8 +168,6 @@ def _divide(n: int) -> None:
 
 
 def test_a_full_disk_is_told_with_its_path():
-    from pipeline import failures
-
     def write() -> None:
         raise OSError(28, "No space left on device", "/run/kept/000000.parquet")
 
@@ -177,3 +176,15 @@ def test_a_full_disk_is_told_with_its_path():
     assert failures.sentence(caught.value).startswith(
         "/run/kept/000000.parquet: No space left on device. What is finished is kept"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("the job was lost [\nTaskManager 2 is gone.\n  ...\n])\n", "TaskManager 2 is gone."),
+        ("])", "RuntimeError"),
+        ("Traceback (most recent call last)\nValueError: a defect", None),
+    ],
+)
+def test_the_reason_of_a_lost_job_is_its_last_words(text, reason):
+    assert failures.outage(RuntimeError(text)) == reason
