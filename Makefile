@@ -23,7 +23,7 @@ test: $(VENV)/installed-test
 test-slow: $(VENV)/installed-all
 	$(PYTEST) -m slow
 
-# A small study, benchmarks at a tiny size, random kills of a Flink: minutes more than CI has. KILLS=20 kills more often.
+# Minutes more than CI has: Spark, a small study, benchmarks at a tiny size, random kills of a Flink (KILLS=20 for more).
 test-long: $(VENV)/installed-all
 	$(PYTEST) -m long
 

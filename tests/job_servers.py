@@ -1,6 +1,6 @@
 """The job servers of Beam's for Flink and Spark, and a Flink that fits, for tests: the published, or older ones.
 
-    python tests/job_servers.py     has them brought, for tests that are run later
+    python tests/job_servers.py     has Flink's brought, for tests that are run later
 
 Beam downloads a job server by itself. Where that one can't be had, the runner that it is made of may be had all the
 same: Maven brings it with all it needs, and a jar that names those is a job server. PyPI has the Flink of that version.
@@ -118,6 +118,5 @@ def _bring(*command: str | pathlib.Path) -> None:
 if __name__ == "__main__":
     try:
         flink()
-        spark()
     except MissingError as error:
         sys.exit(str(error))

@@ -97,7 +97,7 @@ def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     assert not list(temporary.glob("curate-job-server-*"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_broken_file_is_named(cluster, toy_pool, tmp_path):
     (file, *_) = sorted(toy_pool.iterdir())
     column = pq.read_metadata(file).row_group(0).column(2)

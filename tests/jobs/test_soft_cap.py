@@ -75,7 +75,7 @@ def test_one_worker_writes_the_same_bytes(demo, tmp_path):
     assert outputs(tmp_path / "run") == outputs(demo[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1))
 def test_kill_9_and_start_again(demo, tmp_path, seed):
     rng = random.Random(seed)

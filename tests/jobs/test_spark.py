@@ -10,7 +10,7 @@ from kills import with_root
 CHOOSE = ("--pool", "demo:400", "--recipe", "clip_score_l14_30_percent", "--select-only", "--out")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spark_makes_the_local_bytes(curate, tmp_path):
     try:
         jar = job_servers.spark()

@@ -288,7 +288,7 @@ def test_long_texts_are_cut_without_loss(monkeypatch):
     assert match(texts, entries) == [restated(text, entries) for text in texts]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_is_bounded_whatever_the_texts():
     code = """
 import pathlib

@@ -46,7 +46,7 @@ def write_pool(folder: pathlib.Path, files: int) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_times_the_rows_take_hardly_more_memory(tmp_path: pathlib.Path, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE.parent / "benchmarks"))
     measure = importlib.import_module("measure")
@@ -76,7 +76,7 @@ def write_features(folder: pathlib.Path, files: int, rows: int = 25_000) -> path
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_times_the_features_take_hardly_more_memory(tmp_path: pathlib.Path, monkeypatch):
     monkeypatch.syspath_prepend(str(HERE.parent / "benchmarks"))
     measure = importlib.import_module("measure")
