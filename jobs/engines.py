@@ -41,6 +41,10 @@ def run_with(
     Raises:
         CurateError: the runner can't be had, or lacks an option.
     """
+    from pipeline import beam_logging
+
+    # The local runner also warns that more than one worker has no effect in its in-memory mode; ours are processes.
+    beam_logging.leave_errors_to_us()
     start = _local(workers) if runner == "local" else _beams(runner, workers, options, out)
 
     def run(build: Callable[[Any], None]) -> None:
@@ -71,12 +75,9 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
     """A function that gives the local runner and its options."""
 
     def start() -> tuple[Any, Any]:
-        from pipeline import beam_logging
         from pipeline.beam_memos import Options
         from pipeline.workers import local_runner
 
-        # The runner also warns that more than one worker has no effect in its in-memory mode; ours are processes.
-        beam_logging.leave_errors_to_us()
         # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
         return local_runner(workers), Options([], direct_num_workers=workers, pipeline_type_check=False)
 
@@ -87,9 +88,6 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
     """A function that gives the options of a runner of Beam's, which is named in them."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipeline import beam_logging
-
-    beam_logging.leave_errors_to_us()
     given: Callable[[], Sequence[str]] = lambda: options  # noqa: E731
     if runner in ("flink", "spark"):
         from jobs.launch.portable import Engine
