@@ -111,8 +111,7 @@ class _Watch(threading.Thread):
         for name in os.listdir("/proc"):
             with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
                 if name.isdecimal() and os.getsid(int(name)) == self.session:
-                    fields = pathlib.Path("/proc", name, "stat").read_text().rpartition(")")[2].split()
-                    self.ticks[int(name)] = int(fields[11]) + int(fields[12])
+                    self.ticks[int(name)] = sum(_ticks(int(name))[:2])
                     peak = _kilobytes(f"/proc/{name}/status", "VmHWM:")
                     if int(name) == self.session:
                         self.first_kb = max(self.first_kb, peak)
@@ -120,6 +119,11 @@ class _Watch(threading.Thread):
                         self.others_kb = max(self.others_kb, peak)
                     together += _kilobytes(f"/proc/{name}/smaps_rollup", "Pss:")
         self.all_kb = max(self.all_kb, together)
+
+
+def _ticks(pid: int) -> list[int]:
+    """User and system time of a process, then those of its children that it waited for."""
+    return [*map(int, pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15])]
 
 
 def _kilobytes(path: str, field: str) -> int:
@@ -131,8 +135,7 @@ def cpu_s(pid: int) -> float:
     total = 0.0
     for each in (pid, *descendants(pid)):
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            fields = pathlib.Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            total += sum(map(int, fields[11:15])) * _TICKS_S
+            total += sum(_ticks(each)) * _TICKS_S
     return total
 
 
