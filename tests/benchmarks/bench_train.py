@@ -1,12 +1,17 @@
 """`curate train --scale laptop` against open_clip's trainer called directly with the same flags.
 
-Both are judged by the samples a second that the trainer's own log gives for each step, which is every line of a
-training as short as this: a run's is the median of its steps after the first of the 5 parts. So start-up, which for
-ours has the check of the shards besides, warming up, and the pauses at checkpoints are left out, and what is left says
-what following the trainer costs it. The input is a drawn demo pool's shards.
+Both train at the same time, each on a core of its own, and change cores from pair to pair: on a machine whose speed
+comes and goes, two trainings one after the other differ by more than what is to be measured. They are judged by the
+samples a second that the trainer's own log gives for each step, which is every line of a training as short as this: a
+run's is the median of its steps after the first of the 5 parts. So start-up, which for ours has the check of the shards
+besides, warming up, and the pauses at checkpoints are left out, and what is left says what following the trainer costs
+it. The input is a drawn demo pool's shards.
 """
 
+import concurrent.futures
+import dataclasses
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -41,7 +46,7 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
 
     Args:
         scratch: where the input and the outputs lie meanwhile.
-        number: of alternating runs.
+        number: of pairs of runs.
         size: samples seen in each.
         images: of the demo pool.
     """
@@ -52,37 +57,35 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
         (folder / "all.yaml").write_text(f"name: all\nsteps: []\nshards: {{samples: {images // 4}}}\n")
         words = ["--pool", f"demo:{images}", "--recipe", str(folder / "all.yaml"), "--out", str(folder / "run")]
         measure.run([sys.executable, "-m", "jobs.cli", *words])
-        out = folder / "out"
-        asked = training.Asked("laptop", str(folder / "run"), str(out), samples_seen=size, workers=1)
+        asked = training.Asked("laptop", str(folder / "run"), str(folder / "ours"), samples_seen=size, workers=1)
         planned = training.plan(asked)
-        flags = training_flags.flags(planned, training.devices()[0])
-        rates: list[float] = []
-        steps: list[int] = []
+        configs = folder / "configs"
+        configs.mkdir()
+        (configs / f"{planned.training.model}.json").write_text(json.dumps(planned.config))
+        direct_plan = dataclasses.replace(planned, out=str(folder / "direct"))
+        commands = {
+            "ours": [sys.executable, "-m", "jobs.cli", "train", "--scale=laptop", f"--data={asked.data}",
+                     f"--out={asked.out}", "--workers=1", f"--samples-seen={size}"],
+            "direct": [sys.executable, "-c", _DIRECT, str(configs), *training_flags.flags(direct_plan, "cpu")],
+        }  # fmt: skip
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        found: dict[str, list[tuple[float, measure.Cost]]] = {"ours": [], "direct": []}
 
-        def measured(command: list[str]) -> measure.Cost:
-            shutil.rmtree(out, ignore_errors=True)
-            cost = measure.run(command)
-            log = (out / "out.log").read_text()
-            rates.append(rate(log, first=1))
-            steps.append(len(_STEP.findall(log)))
-            return cost
+        def trained(name: str, core: int) -> None:
+            cost = measure.run(["taskset", "--cpu-list", str(core), *commands[name]], {"CUDA_VISIBLE_DEVICES": ""})
+            log = (folder / name / "out.log").read_text()
+            if (steps := len(_STEP.findall(log))) != planned.samples_seen // planned.batch:
+                raise RuntimeError(f"{name}: logged {steps} steps, but all steps are to be compared.")
+            found[name].append((rate(log, first=1), cost))
 
-        def ours() -> measure.Cost:
-            options = {"--scale": "laptop", "--data": asked.data, "--out": str(out), "--workers": "1",
-                       "--samples-seen": str(size)}  # fmt: skip
-            words = [word for pair in options.items() for word in pair]
-            return measured([sys.executable, "-m", "jobs.cli", "train", *words])
-
-        def direct() -> measure.Cost:
-            configs = folder / "configs"
-            configs.mkdir(exist_ok=True)
-            (configs / f"{planned.training.model}.json").write_text(json.dumps(planned.config))
-            return measured([sys.executable, "-c", _DIRECT, str(configs), *flags])
-
-        found = measure.pairs(ours, direct, number)
-    if set(steps) != {planned.samples_seen // planned.batch}:
-        raise RuntimeError(f"the trainings logged {steps} steps, but all steps of each are to be compared.")
-    ratio = statistics.median(a / b for a, b in zip(rates[::2], rates[1::2], strict=True))
-    one, other = statistics.median(rates[::2]), statistics.median(rates[1::2])
+        for each in range(number):
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                list(pool.map(trained, found, cores[:: -1 if each % 2 else 1]))
+            for name in found:
+                shutil.rmtree(folder / name)
+    rates = {name: [rate for rate, _ in runs] for name, runs in found.items()}
+    costs = measure.Pairs(*([cost for _, cost in runs] for runs in found.values()))
+    ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["direct"], strict=True))
+    one, other = (statistics.median(values) for values in rates.values())
     what, speeds = f"train on {size:,} samples", (f"{one:.0f} samples/s", f"{other:.0f} samples/s open_clip")
-    yield measure.Row(what, *speeds, f"{ratio:.2f}", ">= 0.95", ratio >= 0.95, found.memory())
+    yield measure.Row(what, *speeds, f"{ratio:.2f}", ">= 0.95", ratio >= 0.95, costs.memory())
