@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
+from importlib.util import LazyLoader
 
 from metadata.errors import CurateError
 
@@ -85,13 +86,19 @@ def _terminate(*_: object) -> None:
 #: uses them: pandas, and with bson all of MongoDB's client.
 _UNUSED = {"pandas", "bson"}
 
+#: These it imports for Google's cloud; they are read when something looks into them.
+_SELDOM_USED = {"httplib2", "requests"}
+
 
 class _WithoutUnused(PathFinder):
     """Python's own finder, to which they are not installed; it raises nothing, as torch asks which packages are."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
-        return None if fullname in _UNUSED else super().find_spec(fullname, path, target)
+        spec = None if fullname in _UNUSED else super().find_spec(fullname, path, target)
+        if fullname in _SELDOM_USED and spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
 
 
 def entry() -> None:
