@@ -11,6 +11,7 @@ make a range large.
                                     compares features; gone when all ranges are judged
     work/groups-S/NNNNNN.json       how many there are; written last
     work/judged-S/NNNNNN.bin        of one range: the rows that the step drops, as uint32 in a part for each piece
+    work/groups-S-bound/, work/judged-S-bound/    the same for many at once, where there are many, see parts.Shuffle
     work/fate-(S+1)/NNNNNN.npy      the verdict, where select looks for it
 
 Rows are numbered among those of their piece that reach the step.
@@ -113,8 +114,7 @@ def judge_partition(
     path = _judged_path(partition, number, choice.folder)
     if storage.exists(path):
         return
-    paths = [_rows_path(piece, number, choice.folder) for piece in pieces]
-    found = [_read_part(path_in, partition, choice.partitions + 1, ROW) for path_in in paths]
+    (found,) = rows_of(pieces, number, choice).read(partition, partition + 1)
     ends = np.cumsum([len(part) for part in found])
     rows = np.concatenate(found)
     del found  # memory holds the range only once
@@ -122,8 +122,9 @@ def judge_partition(
     dropped = np.empty(len(rows), bool)
     with _carrying(step, choice.folder) as carried:
         if carried:
-            for piece, path_in in zip(pieces, paths, strict=True):
-                carried.add_part(_features_path(piece, number, choice.folder), *parts.bounds(path_in, partition))
+            for piece in pieces:
+                own = parts.bounds(_rows_path(piece, number, choice.folder), partition)
+                carried.add_part(_features_path(piece, number, choice.folder), *own)
         features = Ordered(carried, order) if carried else _no_features
         dropped[order] = ~step.judge(*_sizes_and_places(rows[order]), features)
     by_piece = zip(np.split(rows["row"], ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
@@ -146,9 +147,10 @@ def settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice) 
     if storage.exists(path):
         return
     fate = select.load(select.fate_path(piece, number, choice.folder)) if number else np.zeros(piece.rows, np.uint8)
-    over = _read_part(_rows_path(piece, number, choice.folder), choice.partitions, choice.partitions + 1, ROW)["row"]
-    paths = (_judged_path(partition, number, choice.folder) for partition in range(choice.partitions))
-    dropped = np.concatenate([over, *(_read_part(path, piece.index, pieces, _DROPPED) for path in paths)])
+    rows_path, ranges = _rows_path(piece, number, choice.folder), choice.partitions
+    (over,) = parts.read(rows_path, ranges, ranges + 1, ranges + 1, ROW)
+    (judged,) = judged_of(pieces, number, choice).read(piece.index, piece.index + 1)
+    dropped = np.concatenate([over["row"], *judged])
     fate[np.flatnonzero(fate == 0)[dropped]] = number + 1
     select.save(path, fate)
 
@@ -181,6 +183,21 @@ def decided(step: Grouping, counts: Sequence[Mapping[str, int]]) -> Decided:
     return Decided(step, {name: sum(count[name] for count in counts) for name in ("rows", "rows_in_no_group")})
 
 
+def rows_of(pieces: Sequence[Piece], number: int, choice: select.Choice) -> parts.Shuffle:
+    """The pieces' rows, to be read by range."""
+    paths = [_rows_path(piece, number, choice.folder) for piece in pieces]
+    bound = storage.join(choice.folder, "work", f"groups-{number}-bound")
+    # Behind the ranges each file has what is dropped whatever others have.
+    return parts.Shuffle(paths, choice.partitions, ROW, bound, choice.files_at_once, further=1)
+
+
+def judged_of(pieces: int, number: int, choice: select.Choice) -> parts.Shuffle:
+    """What was judged of the ranges, to be read by piece, of which there are so many."""
+    paths = [_judged_path(partition, number, choice.folder) for partition in range(choice.partitions)]
+    bound = f"{judged_folder(number, choice.folder)}-bound"
+    return parts.Shuffle(paths, pieces, _DROPPED, bound, choice.files_at_once)
+
+
 def _rows_path(piece: Piece, number: int, folder: str) -> str:
     return storage.join(folder, "work", f"groups-{number}", f"{piece.name}.bin")
 
@@ -196,8 +213,3 @@ def judged_folder(number: int, folder: str) -> str:
 
 def _judged_path(partition: int, number: int, folder: str) -> str:
     return storage.join(judged_folder(number, folder), f"{partition:06d}.bin")
-
-
-def _read_part(path: str, number: int, of: int, dtype: np.dtype) -> np.ndarray:
-    (part,) = parts.read(path, number, number + 1, of, dtype)
-    return part

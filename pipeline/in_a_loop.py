@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from filters.base import Fit, Grouping, Step
-from pipeline import groups, select
+from pipeline import groups, parts, select
 from pipeline.pieces import Piece
 
 
@@ -23,6 +23,7 @@ def choose(steps: Sequence[Step], pieces: Sequence[Piece], choice: select.Choice
         filters.append(_decide(step, number, filters, pieces, choice, times))
     for piece in pieces:
         select.select_piece(piece, filters, choice)
+    _bind(select.uids_of(pieces, choice))
     for partition in range(choice.partitions):
         select.merge_uids(partition, pieces, choice)
     for number, step in enumerate(steps):
@@ -39,8 +40,10 @@ def _decide(
     """The filter that the step finishes as."""
     if isinstance(step, Grouping):
         counts = [groups.spread_piece(piece, before, step, number, choice) for piece in pieces]
+        _bind(groups.rows_of(pieces, number, choice))
         for partition in range(choice.partitions):
             groups.judge_partition(partition, pieces, step, number, choice)
+        _bind(groups.judged_of(len(pieces), number, choice))
         for piece in pieces:
             groups.settle_piece(piece, len(pieces), number, choice)
         return groups.decided(step, counts)
@@ -50,3 +53,8 @@ def _decide(
             state = step.merge(state, select.fit_piece(piece, before, step, choice))
         step = step.finish(step.grown(state, times))
     return step
+
+
+def _bind(shuffle: parts.Shuffle) -> None:
+    for number in shuffle.bindings:
+        shuffle.bind(number)

@@ -1,12 +1,20 @@
-"""Files in parts, a few of which can be read without the others: where each begins, as int64, then all of them."""
+"""Files in parts, a few of which can be read without the others: where each begins, as int64, then all of them.
 
-from collections.abc import Iterable, Sequence
+Every piece of a pool writes one, with a part for every range of uids or keys, and every range's reader wants its part
+of each: a `Shuffle`.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from pipeline import storage
 
 _START = np.dtype("<i8")
+
+#: Bytes of items that are put in another order at a time.
+_BLOCK = 1 << 25
 
 
 def write(path: str, arrays: Sequence[np.ndarray], sizes: Iterable[int] | None = None) -> None:
@@ -21,9 +29,7 @@ def write(path: str, arrays: Sequence[np.ndarray], sizes: Iterable[int] | None =
 def read(path: str, first: int, end: int, parts: int, dtype: np.dtype) -> list[np.ndarray]:
     """The parts from `first` to before `end`, of a file that has so many; by two reads, of their starts and of them."""
     starts = _starts(path, first, end)
-    offset = (parts + 1) * _START.itemsize + int(starts[0]) * dtype.itemsize
-    items = storage.read_array(path, dtype, int(starts[-1] - starts[0]), offset)
-    return np.split(items, starts[1:-1] - starts[0])
+    return np.split(_items(path, starts[0], starts[-1], parts, dtype), starts[1:-1] - starts[0])
 
 
 def bounds(path: str, number: int) -> tuple[int, int]:
@@ -34,3 +40,86 @@ def bounds(path: str, number: int) -> tuple[int, int]:
 
 def _starts(path: str, first: int, end: int) -> np.ndarray:
     return storage.read_array(path, _START, end - first + 1, first * _START.itemsize)
+
+
+def _items(path: str, first: int, end: int, parts: int, dtype: np.dtype) -> np.ndarray:
+    offset = (parts + 1) * _START.itemsize + int(first) * dtype.itemsize
+    return storage.read_array(path, dtype, int(end - first), offset)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shuffle:
+    """Files with the same parts, of which readers want one part, or a few, of every file.
+
+    That takes two reads a file, so that files and readers that grow with a pool need reads by its square. Where there
+    are more than `at_once` files, so many at a time are first bound into one, in which what they have of a part stands
+    together.
+
+    Attributes:
+        paths: of the files.
+        parts: that readers want.
+        dtype: of the items.
+        folder: where the bound files go.
+        at_once: files that a reader opens.
+        further: parts that each file has behind those.
+    """
+
+    paths: Sequence[str]
+    parts: int
+    dtype: np.dtype
+    folder: str
+    at_once: int
+    further: int = 0
+
+    @property
+    def bindings(self) -> range:
+        """Numbers of the files to `bind`, before a part is read."""
+        return range(-(-len(self.paths) // self.at_once) if len(self.paths) > self.at_once else 0)
+
+    def bind(self, number: int) -> None:
+        """Writes a bound file, unless it is there: for each part in turn a part for each of its files."""
+        if storage.exists(path := self._bound(number)):
+            return
+        own = self._own(number)
+        starts = np.stack([_starts(each, 0, self.parts) for each in own])
+        sizes = np.diff(starts).T
+        with storage.atomic(path) as file:
+            file.write(np.zeros(1, _START).tobytes())
+            file.write(np.cumsum(sizes, dtype=_START).data)
+            for first, end in _blocks(sizes.sum(axis=1) * self.dtype.itemsize):
+                found = [_items(each, at[first], at[end], self.parts + self.further, self.dtype)
+                         for each, at in zip(own, starts, strict=True)]  # fmt: skip
+                part = np.tile(np.arange(end - first, dtype=np.uint16), len(own))
+                order = np.argsort(np.repeat(part, sizes[first:end].T.ravel()), kind="stable")  # a radix sort
+                file.write(np.concatenate(found)[order].view(np.uint8).data)
+
+    def read(self, first: int, end: int) -> list[list[np.ndarray]]:
+        """The parts from `first` to before `end`, each as what every file has of it, in the order of the files."""
+        found: list[list[np.ndarray]] = [[] for _ in range(first, end)]
+        for number in self.bindings:
+            count = len(self._own(number))
+            together = read(self._bound(number), first * count, end * count, self.parts * count, self.dtype)
+            for n, part in enumerate(found):
+                part += together[n * count : (n + 1) * count]
+        for path in () if self.bindings else self.paths:
+            own = read(path, first, end, self.parts + self.further, self.dtype)
+            for part, array in zip(found, own, strict=True):
+                part.append(array)
+        return found
+
+    def _own(self, number: int) -> Sequence[str]:
+        return self.paths[number * self.at_once : (number + 1) * self.at_once]
+
+    def _bound(self, number: int) -> str:
+        return storage.join(self.folder, f"{number:06d}.bin")
+
+
+def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Parts from and to before, of no more bytes than a block has, but of one part at least; 16 bits number them."""
+    ends, first = np.cumsum(sizes), 0
+    while first < len(sizes):
+        before = ends[first - 1] if first else 0
+        end = max(first + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
+        end = min(end, first + (1 << 16))
+        yield first, end
+        first = end

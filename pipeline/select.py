@@ -9,6 +9,7 @@ already: a run that was killed continues, and a runner may run any piece twice.
                               and before and after groupings, for which see pipeline.groups)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, in three parts for each partition: the kept ones, the
                               dropped ones, and the further copies of kept ones
+    work/uids-bound/          the same for many pieces at once, where a pool has many, see parts.Shuffle
     work/rows/NNNNNN.npy      int64: positions in the piece of the kept rows, each as often as it is taken
     kept/NNNNNN.parquet       the kept rows: uid and the columns that decided; with `copies`, how often each is taken,
                               where the last step takes rows more than once
@@ -49,6 +50,7 @@ class Choice:
         checkpoints: numbers of steps after which each row's fate is kept, see `checkpoints`.
         kept_columns: the pool's columns that kept/ has beside the uid.
         scorers: what works out columns; kept/ has those that are to be kept.
+        files_at_once: of those that pieces leave for ranges, and ranges for pieces: how many a reader opens.
         partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 16,384.
         keep_dropped: dropped uids are written too.
     """
@@ -59,6 +61,7 @@ class Choice:
     partitions: int
     keep_dropped: bool = False
     scorers: tuple[Scorer, ...] = ()
+    files_at_once: int = 128
 
 
 def checkpoints(steps: Sequence[Step]) -> tuple[int, ...]:
@@ -259,8 +262,15 @@ def _write_uids(piece: Piece, kinds: Sequence[np.ndarray], choice: Choice) -> No
 
 
 def uids_path(piece: Piece, folder: str) -> str:
-    """Where the piece's sorted uids are."""
+    """Where the piece's uids are."""
     return storage.join(folder, "work", "uids", f"{piece.name}.bin")
+
+
+def uids_of(pieces: Sequence[Piece], choice: Choice) -> parts.Shuffle:
+    """The pieces' uids, to be read by range."""
+    paths = [uids_path(piece, choice.folder) for piece in pieces]
+    bound = storage.join(choice.folder, "work", "uids-bound")
+    return parts.Shuffle(paths, _KINDS * choice.partitions, uids.UID_DTYPE, bound, choice.files_at_once)
 
 
 def _write_dropped(piece: Piece, word: np.ndarray, fate: np.ndarray, filters: Sequence[Filter], choice: Choice) -> None:
@@ -293,15 +303,12 @@ def merge_uids(partition: int, pieces: Sequence[Piece], choice: Choice) -> None:
     path = subset_path(partition, choice.folder)
     if storage.exists(path):
         return
-    found: list[np.ndarray] = []  # kept, dropped, further copies of kept, of each piece in turn
-    for piece in pieces:
-        own, first = uids_path(piece, choice.folder), _KINDS * partition
-        found += parts.read(own, first, first + _KINDS, _KINDS * choice.partitions, uids.UID_DTYPE)
-    rows = [np.concatenate(both) for both in zip(found[::_KINDS], found[1::_KINDS], strict=True)]
+    kept, dropped, further = uids_of(pieces, choice).read(_KINDS * partition, _KINDS * (partition + 1))
+    rows = [np.concatenate(both) for both in zip(kept, dropped, strict=True)]
     first_words = np.sort(np.concatenate([words["f0"] for words in rows]))
     if (first_words[1:] == first_words[:-1]).any():  # by chance about once in 10^19 pairs of uids
         _refuse_duplicates(rows, pieces)
-    storage.write(path, sort_uids(np.concatenate(found[::_KINDS] + found[2::_KINDS])).tobytes())
+    storage.write(path, sort_uids(np.concatenate(kept + further)).tobytes())
 
 
 def _refuse_duplicates(rows: Sequence[np.ndarray], pieces: Sequence[Piece]) -> None:

@@ -14,7 +14,7 @@ from apache_beam.portability import common_urns
 from apache_beam.pvalue import AsList, AsSingleton
 
 from filters.base import Fit, Grouping, Step
-from pipeline import failures, groups, select, storage
+from pipeline import failures, groups, parts, select, storage
 from pipeline.pieces import Piece
 
 
@@ -61,6 +61,30 @@ def _ungrouped(grouped: tuple[int, Iterable[Any]]) -> Iterable[_Numbered]:
 
 def _item(numbered: _Numbered) -> Any:
     return numbered[1]
+
+
+class Bind(beam.PTransform):
+    """An Impulse in; what is there once a shuffle's files can be read, see parts.Shuffle: most need no binding.
+
+    Args:
+        shuffle: a function that gives it, and its arguments.
+        ready: what is there once its files are.
+    """
+
+    def __init__(self, shuffle: Callable[..., parts.Shuffle], args: Sequence[Any], ready: beam.PCollection) -> None:
+        super().__init__()
+        self.shuffle, self.args, self.ready = shuffle, args, ready
+
+    def expand(self, once):
+        bindings = self.shuffle(*self.args).bindings
+        if not bindings:
+            return self.ready
+        return once | Spread(bindings) | "Bind" >> beam.Map(_bind, self.shuffle, self.args, AsList(self.ready))
+
+
+@failures.told
+def _bind(number: int, shuffle: Callable[..., parts.Shuffle], args: Sequence[Any], _ready: list[Any]) -> None:
+    shuffle(*args).bind(number)
 
 
 #: All states are of one key, which no runner has to add and take away then.
@@ -158,15 +182,15 @@ class GroupStep(beam.PTransform):
 
     def expand(self, pieces):
         spread = pieces | "Spread" >> beam.Map(_spread_piece, self.step, self.number, self.choice, *self.before)
+        count, own = len(self.all_pieces), (self.number, self.choice)
+        bound = self.once | "Rows" >> Bind(groups.rows_of, (self.all_pieces, *own), spread)
         judged = (
             self.once
             | "Partitions" >> Spread(range(self.choice.partitions))
-            | "Judge" >> beam.Map(
-                _judge_partition, self.all_pieces, self.step, self.number, self.choice, AsList(spread)
-            )
+            | "Judge" >> beam.Map(_judge_partition, self.all_pieces, self.step, *own, AsList(bound))
         )
-        count = len(self.all_pieces)
-        settled = pieces | "Settle" >> beam.Map(_settle_piece, count, self.number, self.choice, AsList(judged))
+        bound = self.once | "Judged" >> Bind(groups.judged_of, (count, *own), judged)
+        settled = pieces | "Settle" >> beam.Map(_settle_piece, count, *own, AsList(bound))
         return self.once | "Decided" >> beam.Map(_decided, self.step, AsList(spread), AsList(settled))
 
 
@@ -179,13 +203,13 @@ def _spread_piece(piece: Piece, step: Grouping, number: int, choice: select.Choi
 
 @failures.told
 def _judge_partition(
-    partition: int, pieces: list[Piece], step: Grouping, number: int, choice: select.Choice, _spread: list[Any]
+    partition: int, pieces: list[Piece], step: Grouping, number: int, choice: select.Choice, _bound: list[Any]
 ) -> None:
     groups.judge_partition(partition, pieces, step, number, choice)
 
 
 @failures.told
-def _settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice, _judged: list[None]) -> None:
+def _settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice, _bound: list[None]) -> None:
     groups.settle_piece(piece, pieces, number, choice)
 
 
@@ -220,10 +244,11 @@ class ChooseRows(beam.PTransform):
                     | f"MergeTally{number}" >> beam.CombinePerKey(_MergeStates())
                     | f"WriteTally{number}" >> beam.Map(_write_tally, number, self.choice)
                 )
+        bound = once | "Uids" >> Bind(select.uids_of, (self.all_pieces, self.choice), selected)
         _ = (
             once
             | "Partitions" >> Spread(range(self.choice.partitions))
-            | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(selected))
+            | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(bound))
         )
         return once | "Record" >> beam.Map(_record, self.choice, *filters)
 
@@ -246,7 +271,7 @@ def _write_tally(merged: _Stated, number: int, choice: select.Choice) -> None:
 
 
 @failures.told
-def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _selected: list[Piece]) -> None:
+def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _bound: list[Any]) -> None:
     select.merge_uids(partition, pieces, choice)
 
 

@@ -1,6 +1,7 @@
 """Steps that compare rows with the same value: equal to a plain restatement, however the rows lie in files."""
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -147,6 +148,20 @@ def test_files_in_another_order_keep_the_same_rows(toy_rows, write_pool, tmp_pat
         select.write_subset(choice, len(kept_uids(tmp_path / f"{name}-run")))
         subsets.append((tmp_path / f"{name}-run" / "subset.npy").read_bytes())
     assert subsets[0] == subsets[1]
+
+
+def test_where_there_are_many_files_they_are_bound_first_and_nothing_else_differs(toy_pool, tmp_path):
+    pieces, choice = plan(RECIPE, toy_pool, tmp_path / "one_by_one")
+    assert 2 < len(pieces) < choice.partitions
+    choose_in_a_loop(RECIPE, pieces, choice)
+    _, other = plan(RECIPE, toy_pool, tmp_path / "bound", files_at_once=2)
+    choose_in_a_loop(RECIPE, pieces, other)
+    choose_on_beam(RECIPE, pieces, dataclasses.replace(other, folder=str(tmp_path / "beam")), workers=2)
+    found = files(tmp_path / "bound")
+    assert files(tmp_path / "beam") == found
+    bound = {name for name in found if "-bound/" in name}
+    assert {name.split("/")[1] for name in bound} >= {"uids-bound", "groups-1-bound", "judged-1-bound"}
+    assert {name: data for name, data in found.items() if name not in bound} == files(tmp_path / "one_by_one")
 
 
 def test_a_run_killed_anywhere_goes_on_to_the_same_bytes(toy_pool, tmp_path, monkeypatch):

@@ -229,14 +229,17 @@ def kept_uids(run: pathlib.Path) -> set[str]:
     return {uid for path in (run / "kept").glob("*.parquet") for uid in pq.read_table(path)["uid"].to_pylist()}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_beam_equals_plain_calls_and_the_restatement(workers: int, pool, toy_rows, centroids, tmp_path) -> None:
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 128), (2, 1)])
+def test_beam_equals_plain_calls_and_the_restatement(workers, at_once, pool, toy_rows, centroids, tmp_path) -> None:
     recipe = recipe_of(centroids)
-    pieces, choice = plan(recipe, pool, tmp_path / "loop", kept_columns=("text",), partitions=2**workers)
+    changes: dict = {"kept_columns": ("text",), "partitions": 2**workers}
+    pieces, choice = plan(recipe, pool, tmp_path / "loop", **changes)
     choose_in_a_loop(recipe, pieces, choice)
-    _, other = plan(recipe, pool, tmp_path / "beam", kept_columns=("text",), partitions=2**workers)
+    _, other = plan(recipe, pool, tmp_path / "beam", **changes, files_at_once=at_once)
     choose_on_beam(recipe, pieces, other, workers)
-    assert files(tmp_path / "loop") == files(tmp_path / "beam")
+    found = files(tmp_path / "beam")
+    assert files(tmp_path / "loop") == {name: data for name, data in found.items() if "-bound/" not in name}
+    assert any("-bound/" in name for name in found) == (at_once < len(pieces))
     assert kept_uids(tmp_path / "beam") == expected_of(recipe, toy_rows, np.load(centroids)) != set()
     assert not list((tmp_path / "beam").rglob("*.features"))
 
