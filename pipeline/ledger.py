@@ -1,6 +1,9 @@
 """A shard's ledger, one row per planned sample, and what it says of the tar beside it."""
 
+import collections
+import hashlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,6 +38,22 @@ def ledger_name(shard: int) -> str:
 def read_ledger(folder: str, shard: int) -> pa.Table:
     """A shard's ledger, of LEDGER_SCHEMA."""
     return pq.read_table(pa.BufferReader(storage.read(storage.join(folder, ledger_name(shard)))))
+
+
+class Sums(NamedTuple):
+    """Of a shard: how many rows ended as each status, and the hashes of its tar and of the ledger itself."""
+
+    statuses: collections.Counter[str]
+    tar_sha256: str
+    sha256: str
+
+
+def sums(folder: str, shard: int) -> Sums:
+    """What a shard's ledger adds up to, by one read of it."""
+    data = storage.read(storage.join(folder, ledger_name(shard)))
+    table = pq.read_table(pa.BufferReader(data), columns=["status"], use_threads=False)
+    statuses = collections.Counter(table.column("status").to_pylist())
+    return Sums(statuses, tar_sha256(table), hashlib.sha256(data).hexdigest())
 
 
 def tar_sha256(ledger: pa.Table) -> str:
