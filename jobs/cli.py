@@ -86,12 +86,12 @@ def _terminate(*_: object) -> None:
 #: uses them: pandas, and with bson all of MongoDB's client.
 _UNUSED = {"pandas", "bson"}
 
-#: These it imports for Google's cloud; they are read when something looks into them.
+#: These Beam imports for Google's cloud; they are read when something looks into them.
 _SELDOM_USED = {"httplib2", "requests"}
 
 
 class _WithoutUnused(PathFinder):
-    """Python's own finder, to which they are not installed; it raises nothing, as torch asks which packages are."""
+    """Python's own finder, to which the unused isn't installed; it raises nothing, as torch asks which packages are."""
 
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):

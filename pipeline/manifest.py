@@ -1,7 +1,6 @@
 """manifest.json: what a run was, and the sums that must hold before it may call itself finished."""
 
 import collections
-import concurrent.futures
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
@@ -25,9 +24,6 @@ _PACKAGES = (
     "aiohttp",
     "webdataset",
 )
-
-#: Ledgers that are read at once: a store answers each after a while.
-_THREADS = 16
 
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
@@ -96,18 +92,21 @@ def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out:
     folder = storage.join(out, "shards")
     statuses: collections.Counter[str] = collections.Counter()
     sizes = {}
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        found = threads.map(lambda plan: ledger.sums(folder, plan.shard), plans)
-        for plan, sums in zip(plans, found, strict=True):
-            if sums.statuses.total() != plan.rows:
-                raise CurateError(
-                    f"{folder}: shard {plan.shard} has {sums.statuses.total()} rows in its ledger, but {plan.rows} "
-                    f"were planned. Remove its ledger and run the same command again."
-                )
-            statuses += sums.statuses
-            tar, own = ledger.tar_name(plan.shard), ledger.ledger_name(plan.shard)
-            sizes[tar] = sums.statuses[OK]
-            record["sha256"] |= {f"shards/{tar}": sums.tar_sha256, f"shards/{own}": sums.sha256}
+
+    def checked(plan: planning.ShardPlan) -> ledger.Sums:
+        sums = ledger.sums(folder, plan.shard)
+        if sums.statuses.total() != plan.rows:
+            raise CurateError(
+                f"{folder}: shard {plan.shard} has {sums.statuses.total()} rows in its ledger, but {plan.rows} were "
+                f"planned. Remove its ledger and run the same command again."
+            )
+        return sums
+
+    for plan, sums in zip(plans, storage.several_at_once(checked, plans), strict=True):
+        statuses += sums.statuses
+        tar, own = ledger.tar_name(plan.shard), ledger.ledger_name(plan.shard)
+        sizes[tar] = sums.statuses[OK]
+        record["sha256"] |= {f"shards/{tar}": sums.tar_sha256, f"shards/{own}": sums.sha256}
     record["samples"] = dict(sorted(statuses.items()))
     ledger.write_sizes(folder, sizes)
     record["sha256"]["shards/sizes.json"] = storage.sha256(storage.join(folder, "sizes.json"))

@@ -96,16 +96,19 @@ class Shuffle:
     def read(self, first: int, end: int) -> list[list[np.ndarray]]:
         """The parts from `first` to before `end`, each as what every file has of it, in the order of the files."""
         found: list[list[np.ndarray]] = [[] for _ in range(first, end)]
-        for number in self.bindings:
-            count = len(self._own(number))
-            together = read(self._bound(number), first * count, end * count, self.parts * count, self.dtype)
+        for path, count, parts in self._files():
+            together = read(path, first * count, end * count, parts, self.dtype)
             for n, part in enumerate(found):
                 part += together[n * count : (n + 1) * count]
-        for path in () if self.bindings else self.paths:
-            own = read(path, first, end, self.parts + self.further, self.dtype)
-            for part, array in zip(found, own, strict=True):
-                part.append(array)
         return found
+
+    def _files(self) -> Iterator[tuple[str, int, int]]:
+        """What readers open: its path, of how many files it has each part, and how many parts it has in all."""
+        if not self.bindings:
+            yield from ((path, 1, self.parts + self.further) for path in self.paths)
+        for number in self.bindings:
+            count = len(self._own(number))
+            yield self._bound(number), count, self.parts * count
 
     def _own(self, number: int) -> Sequence[str]:
         return self.paths[number * self.at_once : (number + 1) * self.at_once]

@@ -1,6 +1,5 @@
 """Pool files as pieces: found, checked before anything runs, and read by batches with only the columns asked for."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import glob
@@ -26,8 +25,6 @@ PIECE_ROWS = 1 << 20
 
 #: Where features are read, about what those of a batch take: a row of them is 1 to 2 KB.
 _FEATURE_BYTES = 1 << 25
-
-_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +209,7 @@ def inspect_files(
                 _check_column(footer, column, mapping, pool.hidden)
         return _with_features(footer, features) if features else footer
 
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        footers = [checked(first), *threads.map(lambda file: checked(_read_footer(*file)), found[1:])]
+    footers = [checked(first), *storage.several_at_once(lambda file: checked(_read_footer(*file)), found[1:])]
     _check_dims(footers)
     files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))

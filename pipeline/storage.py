@@ -4,6 +4,7 @@ Paths are strings: a local path or an address such as s3://bucket/run. Nothing e
 is complete, so a killed run leaves no half-written file to be mistaken for a whole one.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import glob
@@ -14,8 +15,8 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from metadata.errors import CurateError, reason
 
@@ -23,6 +24,11 @@ if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done befo
     import fsspec
     import numpy as np
     import pyarrow as pa
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_THREADS = 16
 
 
 def join(base: str, *parts: str) -> str:
@@ -154,6 +160,12 @@ def read_array(path: str, dtype: "np.dtype", count: int, offset: int) -> "np.nda
         raise CurateError(f"{path}: it ends before byte {end}, but it was whole when it was written. "
                           f"Run the command again with --overwrite.")
     return found
+
+
+def several_at_once(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """What the function gives for each item, in order: a store takes a while to answer. The first error ends it."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(function, items)
 
 
 def open_read(path: str) -> BinaryIO:
