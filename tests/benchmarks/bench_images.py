@@ -1,7 +1,6 @@
-"""Images: whole commands against img2dataset's own, with http and https; the same without start-up; memory."""
+"""Images: whole commands against img2dataset's own, with http and https; memory; ours against its resizer alone."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -11,13 +10,13 @@ import statistics
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import bench_pool
 import photographs
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import Cost, Pairs, Row, pairs, run
+from measure import Cost, Pairs, Row, environment, on_core, pairs, run
 
 HERE = pathlib.Path(__file__).parent
 WORKERS = 2
@@ -41,9 +40,8 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = p
         pool = make_pool(scratch / "pool-images", f"http://{host}", photos, size)
         measured = whole_commands(scratch, pool, recipe, host, size, number)
         yield from against_img2dataset(f"{size:,} images", measured, size, 1.7)
-        half = make_pool(scratch / "pool-half", f"http://{host}", photos, size // 2)
-        yield without_start_up(scratch, (pool, half), recipe, host, photos, number, size)
-    with certificates(scratch) as (certificate, authority), server(photos, certificate) as host:
+    yield without_start_up(scratch, recipe, photos, number, size)
+    with certificates(scratch) as (certificate, authority), server(photos, certificate=certificate) as host:
         pool = make_pool(scratch / "pool-images", f"https://{host}", photos, size)
         trust = {"SSL_CERT_FILE": str(authority)}
         measured = whole_commands(scratch, pool, recipe, host, size, number, trust)
@@ -52,10 +50,10 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = p
 
 
 @contextlib.contextmanager
-def server(photos: pathlib.Path, *certificate: pathlib.Path) -> Iterator[str]:
-    """The light server in a process of its own; gives its host and port."""
-    command = [sys.executable, str(HERE / "light_server.py"), str(photos), *map(str, certificate)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def server(photos: pathlib.Path, core: int | None = None, certificate: pathlib.Path | None = None) -> Iterator[str]:
+    """The light server in a process of its own, on one core if so asked; gives its host and port."""
+    command = [sys.executable, str(HERE / "light_server.py"), str(photos), *([str(certificate)] if certificate else [])]
+    process = subprocess.Popen([*([] if core is None else on_core(core)), *command], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}"
@@ -149,28 +147,39 @@ def against_img2dataset(what: str, measured: Pairs, size: int, target: float | N
               "<= 1/3", ours / other <= 1 / 3)  # fmt: skip
 
 
-def without_start_up(
-    scratch: pathlib.Path, pools: tuple[pathlib.Path, pathlib.Path], recipe: pathlib.Path, host: str,
-    photos: pathlib.Path, number: int, size: int,
-) -> Row:  # fmt: skip
-    """What the second half of a pool adds to runs that are warm, against decode, resize and encode alone."""
-    inside = functools.partial(_inside, scratch)
+def without_start_up(scratch: pathlib.Path, recipe: pathlib.Path, photos: pathlib.Path, number: int, size: int) -> Row:
+    """Images a second from a run's first shard to its last, against decode, resize and encode alone meanwhile.
 
-    def whole(pool: pathlib.Path) -> float:
-        return inside("images", recipe, f"{pool}/", WORKERS, 1, scratch / "inside", host)
-
-    taken = [
-        ((size - size // 2) / max(whole(pools[0]) - whole(pools[1]), 1e-9),
-         10 * len(os.listdir(photos)) / inside("resize", photos, WORKERS, 1))
-        for _ in range(number)
-    ]  # fmt: skip
-    ours, alone = (statistics.median(rates) for rates in zip(*taken, strict=True))
+    Both work at the same time, each on a core of its own, and change cores from pair to pair: on a machine whose speed
+    comes and goes, they would differ by more than what is to be measured, one after the other. Ours has all that it
+    needs on its core, the server too.
+    """
+    taken, out = [], scratch / "ours-images"
+    for each in range(number):
+        ours, other = sorted(os.sched_getaffinity(0))[:2][:: -1 if each % 2 else 1]
+        shutil.rmtree(out, ignore_errors=True)
+        with server(photos, ours) as host, resizer_alone(scratch, photos, other) as ends:
+            pool = make_pool(scratch / "pool-images", f"http://{host}", photos, size)
+            run([*on_core(ours), sys.executable, "-m", "jobs.cli", "--pool", f"{pool}/", "--recipe", str(recipe),
+                 "--allow-host", host, "--workers", "1", "--out", str(out)])  # fmt: skip
+            written = sorted(path.stat().st_mtime for path in (out / "shards").glob("*.tar"))
+            resized = sum(written[0] < end <= written[-1] for end in ends())
+        taken.append([images / (written[-1] - written[0]) for images in (size - size // SHARDS, resized)])
+    rate, alone = (statistics.median(rates) for rates in zip(*taken, strict=True))
     ratio = statistics.median(a / b for a, b in taken)
-    return Row("  without start-up", f"{ours:.0f} images/s", f"{alone:.0f} images/s resizer alone", f"{ratio:.2f}",
+    return Row("  without start-up", f"{rate:.0f} images/s", f"{alone:.0f} images/s resizer alone", f"{ratio:.2f}",
                ">= 0.9", ratio >= 0.9)  # fmt: skip
 
 
-def _inside(scratch: pathlib.Path, *args: object) -> float:
-    shutil.rmtree(scratch / "inside", ignore_errors=True)
-    cost = run([sys.executable, str(HERE / "inside.py"), *map(str, args)])
-    return statistics.median(json.loads(cost.output.splitlines()[-1]))
+@contextlib.contextmanager
+def resizer_alone(scratch: pathlib.Path, photos: pathlib.Path, core: int) -> Iterator[Callable[[], list[float]]]:
+    """img2dataset's resizer at work on that core until the block ends; gives what tells when each image was done."""
+    log = scratch / "resized.txt"
+    with open(log, "w") as file:
+        command = [*on_core(core), sys.executable, str(HERE / "floor_images.py"), str(photos)]
+        process = subprocess.Popen(command, stdout=file, env=environment())
+    try:
+        yield lambda: [float(line) for line in log.read_text().split("\n")[:-1]]
+    finally:
+        process.kill()
+        process.wait()

@@ -72,7 +72,7 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
         found: dict[str, list[tuple[float, measure.Cost]]] = {"ours": [], "direct": []}
 
         def trained(name: str, core: int) -> None:
-            cost = measure.run(["taskset", "--cpu-list", str(core), *commands[name]], {"CUDA_VISIBLE_DEVICES": ""})
+            cost = measure.run([*measure.on_core(core), *commands[name]], {"CUDA_VISIBLE_DEVICES": ""})
             log = (folder / name / "out.log").read_text()
             if (steps := len(_STEP.findall(log))) != planned.samples_seen // planned.batch:
                 raise RuntimeError(f"{name}: logged {steps} steps, but all steps are to be compared.")

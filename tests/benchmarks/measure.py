@@ -60,17 +60,22 @@ class Row(NamedTuple):
     memory: str = ""
 
 
+def environment() -> dict[str, str]:
+    """Of processes that import this repository, and its tests' modules."""
+    return {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}"}
+
+
 def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s: float = 1800.0) -> Cost:
     """Runs the command in a session of its own, which is how its processes are known, workers of workers included.
 
     Raises:
         RuntimeError: it failed; its output is in the message.
     """
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}", **(env or {})}
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        command, env={**environment(), **(env or {})}, start_new_session=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     watch = _Watch(process.pid)
     try:
         output, _ = process.communicate(timeout=timeout_s)
@@ -83,6 +88,11 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None, timeout_s:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{output}")
     first_mb, others_mb, all_mb = (kb / 1024 for kb in (watch.first_kb, watch.others_kb, watch.all_kb))
     return Cost(wall_s, watch.cpu_s(), max(first_mb, others_mb), all_mb, output, first_mb, others_mb)
+
+
+def on_core(core: int) -> list[str]:
+    """What a command begins with that is to stay on that core, with all that it starts."""
+    return ["taskset", "--cpu-list", str(core)]
 
 
 class _Watch(threading.Thread):
