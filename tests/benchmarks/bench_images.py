@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 
 import bench_pool
@@ -164,6 +165,8 @@ def without_start_up(scratch: pathlib.Path, recipe: pathlib.Path, photos: pathli
                  "--allow-host", host, "--workers", "1", "--out", str(out)])  # fmt: skip
             written = sorted(path.stat().st_mtime for path in (out / "shards").glob("*.tar"))
             resized = sum(written[0] < end <= written[-1] for end in ends())
+        if not resized:
+            raise RuntimeError(f"{size} images take too short a time to compare. Take more of them.")
         taken.append([images / (written[-1] - written[0]) for images in (size - size // SHARDS, resized)])
     rate, alone = (statistics.median(rates) for rates in zip(*taken, strict=True))
     ratio = statistics.median(a / b for a, b in taken)
@@ -179,6 +182,10 @@ def resizer_alone(scratch: pathlib.Path, photos: pathlib.Path, core: int) -> Ite
         command = [*on_core(core), sys.executable, str(HERE / "floor_images.py"), str(photos)]
         process = subprocess.Popen(command, stdout=file, env=environment())
     try:
+        while not log.read_bytes():  # it imports for seconds
+            if process.poll() is not None:
+                raise RuntimeError(f"img2dataset's resizer ended with {process.returncode}.")
+            time.sleep(0.01)
         yield lambda: [float(line) for line in log.read_text().split("\n")[:-1]]
     finally:
         process.kill()
