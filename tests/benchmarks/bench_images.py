@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import statistics
@@ -11,13 +10,13 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import bench_pool
 import photographs
 import pyarrow as pa
 import pyarrow.parquet as pq
-from measure import Cost, Pairs, Row, environment, on_core, pairs, run
+from measure import Cost, Pairs, Row, environment, on_core, pairs, run, two_cores
 
 HERE = pathlib.Path(__file__).parent
 WORKERS = 2
@@ -42,7 +41,7 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = p
         measured = whole_commands(scratch, pool, recipe, host, size, number)
         yield from against_img2dataset(f"{size:,} images", measured, size, 1.7)
     yield without_start_up(scratch, recipe, photos, number, size)
-    with certificates(scratch) as (certificate, authority), server(photos, certificate=certificate) as host:
+    with certificates(scratch) as (certificate, authority), server(photos, certificate) as host:
         pool = make_pool(scratch / "pool-images", f"https://{host}", photos, size)
         trust = {"SSL_CERT_FILE": str(authority)}
         measured = whole_commands(scratch, pool, recipe, host, size, number, trust)
@@ -51,10 +50,10 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2000, distinct: int = p
 
 
 @contextlib.contextmanager
-def server(photos: pathlib.Path, core: int | None = None, certificate: pathlib.Path | None = None) -> Iterator[str]:
-    """The light server in a process of its own, on one core if so asked; gives its host and port."""
-    command = [sys.executable, str(HERE / "light_server.py"), str(photos), *([str(certificate)] if certificate else [])]
-    process = subprocess.Popen([*([] if core is None else on_core(core)), *command], stdout=subprocess.PIPE, text=True)
+def server(photos: pathlib.Path, *certificate: pathlib.Path, where: Sequence[str] = ()) -> Iterator[str]:
+    """The light server in a process of its own, whose command begins with `where`; gives its host and port."""
+    command = [*where, sys.executable, str(HERE / "light_server.py"), str(photos), *map(str, certificate)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield f"127.0.0.1:{int(process.stdout.readline())}"
@@ -157,9 +156,9 @@ def without_start_up(scratch: pathlib.Path, recipe: pathlib.Path, photos: pathli
     """
     taken, out = [], scratch / "ours-images"
     for each in range(number):
-        ours, other = sorted(os.sched_getaffinity(0))[:2][:: -1 if each % 2 else 1]
+        ours, other = two_cores(each)
         shutil.rmtree(out, ignore_errors=True)
-        with server(photos, ours) as host, resizer_alone(scratch, photos, other) as ends:
+        with server(photos, where=on_core(ours)) as host, resizer_alone(scratch, photos, other) as ends:
             pool = make_pool(scratch / "pool-images", f"http://{host}", photos, size)
             run([*on_core(ours), sys.executable, "-m", "jobs.cli", "--pool", f"{pool}/", "--recipe", str(recipe),
                  "--allow-host", host, "--workers", "1", "--out", str(out)])  # fmt: skip

@@ -11,7 +11,6 @@ it. The input is a drawn demo pool's shards.
 import concurrent.futures
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -68,7 +67,6 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
                      f"--out={asked.out}", "--workers=1", f"--samples-seen={size}"],
             "direct": [sys.executable, "-c", _DIRECT, str(configs), *training_flags.flags(direct_plan, "cpu")],
         }  # fmt: skip
-        cores = sorted(os.sched_getaffinity(0))[:2]
         found: dict[str, list[tuple[float, measure.Cost]]] = {"ours": [], "direct": []}
 
         def trained(name: str, core: int) -> None:
@@ -80,7 +78,7 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
 
         for each in range(number):
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                list(pool.map(trained, found, cores[:: -1 if each % 2 else 1]))
+                list(pool.map(trained, found, measure.two_cores(each)))
             for name in found:
                 shutil.rmtree(folder / name)
     rates = {name: [rate for rate, _ in runs] for name, runs in found.items()}

@@ -12,7 +12,7 @@ import pathlib
 import sys
 import time
 
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for updates
 
 
 def main(folder: str) -> None:

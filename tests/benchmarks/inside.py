@@ -31,8 +31,8 @@ def main(kind: str, recipe: str, pool: str, workers: int, runs: int, folder: str
         start = time.perf_counter()
         chosen, out = open_recipe(recipe), f"{folder}/{number}"
         loop = functools.partial(in_a_loop, chosen, pool, out)
-        curate(Request(pool, None, chosen, out, loop if kind == "loop" else engines.run_with("local", workers, []),
-                       select_only=True))  # fmt: skip
+        run = loop if kind == "loop" else engines.run_with("local", workers, [])
+        curate(Request(pool, None, chosen, out, run, select_only=True))
         seconds.append(time.perf_counter() - start)
     print(json.dumps(seconds[1:]))
     return 0
@@ -40,7 +40,6 @@ def main(kind: str, recipe: str, pool: str, workers: int, runs: int, folder: str
 
 def in_a_loop(recipe: object, pool: str, out: str, _build: object) -> None:
     """In a fork, as Beam's workers are: what one run has loaded, such as a matcher, no other run finds."""
-    sys.path.append(str(pathlib.Path(__file__).parents[1]))
     import choosing
 
     plan = choosing.plan(recipe, pathlib.Path(pool), pathlib.Path(out))

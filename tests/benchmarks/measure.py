@@ -95,6 +95,11 @@ def on_core(core: int) -> list[str]:
     return ["taskset", "--cpu-list", str(core)]
 
 
+def two_cores(turn: int) -> list[int]:
+    """Two cores for what is measured side by side, which change places from turn to turn."""
+    return sorted(os.sched_getaffinity(0))[:2][:: -1 if turn % 2 else 1]
+
+
 class _Watch(threading.Thread):
     """Looks at the processes of a session until it is stopped."""
 
