@@ -17,19 +17,25 @@ from fake_hub import REVISION, FakeHub, serving
 
 NPZ = b"embeddings" * 1000
 
-#: Reads a pool without Beam, as a process of its own: where it is, its files' rows, and the sum of a column.
+#: Reads a pool without Beam, as a command of its own: where it is, its files' rows, and the sum of a column.
 READ = """
 import json, sys
-from pipeline import pieces
-from pipeline.pools import open_pool
-name, scale, limit = json.loads(sys.argv[1])
-pool = open_pool(name, scale, {})
-found = pieces.inspect(pool, ["uid", "original_width"], limit=limit)
-batches = [batch for piece in found.pieces for batch in pieces.batches(piece, ["original_width"])]
-print(json.dumps({
-    "address": pool.address, "files": {file.path: file.rows for file in found.files},
-    "sum": sum(sum(batch.column(0).to_pylist()) for batch in batches),
-}))
+from jobs.cli import as_command
+
+def main():
+    from pipeline import pieces
+    from pipeline.pools import open_pool
+    name, scale, limit = json.loads(sys.argv[1])
+    pool = open_pool(name, scale, {})
+    found = pieces.inspect(pool, ["uid", "original_width"], limit=limit)
+    batches = [batch for piece in found.pieces for batch in pieces.batches(piece, ["original_width"])]
+    print(json.dumps({
+        "address": pool.address, "files": {file.path: file.rows for file in found.files},
+        "sum": sum(sum(batch.column(0).to_pylist()) for batch in batches),
+    }))
+    return 0
+
+as_command(main)
 """
 
 
