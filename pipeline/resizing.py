@@ -2,7 +2,8 @@
 
 The package imports its whole command when it is imported: wandb, pandas, webdataset, and torch where there is one; 1.4
 to 1.9 s and up to 670 MB in every worker, for two modules of arithmetic. So these two are imported under a bare
-stand-in for the package, which goes again afterwards.
+stand-in for the package, which goes again afterwards. Meanwhile the Hub's client isn't there: albumentations, which the
+resizer imports, would load it to share transforms, an eighth of a second more.
 """
 
 import functools
@@ -24,11 +25,15 @@ def _module(name: str) -> types.ModuleType:
         raise ModuleNotFoundError("img2dataset is not installed")
     stand_in = types.ModuleType("img2dataset")
     stand_in.__path__ = list(spec.submodule_search_locations)
-    sys.modules["img2dataset"] = stand_in
+    hub = sys.modules.get("huggingface_hub")
+    # None is what Python takes for a package that can't be had.
+    sys.modules |= {"img2dataset": stand_in, "huggingface_hub": None}  # type: ignore[dict-item]
     try:
         return importlib.import_module(f"img2dataset.{name}")
     finally:
-        del sys.modules["img2dataset"]
+        del sys.modules["img2dataset"], sys.modules["huggingface_hub"]
+        if hub is not None:
+            sys.modules["huggingface_hub"] = hub
 
 
 _resizer = _module("resizer")
