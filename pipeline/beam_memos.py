@@ -1,6 +1,6 @@
 """What Beam works out anew for every transform, in the driver and in each worker, remembered: a third of what it costs.
 
-Imported for its effect on signatures; `Options` is Beam's PipelineOptions.
+Imported for its effect on DoFns; `Options` is Beam's PipelineOptions.
 """
 
 import types
@@ -9,28 +9,30 @@ from collections.abc import Callable
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.transforms import core
+from apache_beam.transforms import userstate
 
-_Signature = tuple[list[str], list[Any]]
+_Specs = tuple[set[Any], set[Any]]
 
 
-def _remember_signatures(work_out: Callable[[Any], _Signature]) -> Callable[[Any], _Signature]:
-    """As `work_out`, which Beam has look at all 31 methods of a DoFn six times; nearly all are those of its base."""
-    found: dict[Any, _Signature] = {}
+def _remember_specs(work_out: Callable[[Any], _Specs]) -> Callable[[Any], _Specs]:
+    """As `work_out`, which Beam has look through the arguments of all 31 methods of a DoFn six times for its states.
 
-    def remember(function: Any) -> _Signature:
-        if not isinstance(function, types.MethodType):
-            return work_out(function)
-        key = function.__func__
-        if key not in found:
-            found[key] = work_out(function)
-        names, defaults = found[key]
-        return [*names], [*defaults]
+    They are those of its class, unless it was given methods of its own: what a Map calls is a function, not a method.
+    """
+    found: dict[type, _Specs] = {}
+
+    def remember(dofn: Any) -> _Specs:
+        if any(isinstance(value, types.MethodType) for value in vars(dofn).values()):
+            return work_out(dofn)
+        if type(dofn) not in found:
+            found[type(dofn)] = work_out(dofn)
+        states, timers = found[type(dofn)]
+        return {*states}, {*timers}
 
     return remember
 
 
-core.get_function_args_defaults = _remember_signatures(core.get_function_args_defaults)  # type: ignore[assignment]
+userstate.get_dofn_specs = _remember_specs(userstate.get_dofn_specs)  # type: ignore[assignment]
 
 _views: weakref.WeakKeyDictionary[Any, dict[type, Any]] = weakref.WeakKeyDictionary()
 
