@@ -1,5 +1,6 @@
 """Choosing: whole commands against DataComp's way and the floor; rows a second inside; Beam's share; memory."""
 
+import concurrent.futures
 import functools
 import importlib.util
 import json
@@ -7,11 +8,11 @@ import pathlib
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from bench_pool import make_pool
-from measure import Cost, Pairs, Row, pairs, run
+from measure import Cost, Pairs, Row, on_core, pairs, run, two_cores
 
 HERE = pathlib.Path(__file__).parent
 
@@ -47,7 +48,9 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2_000_000, workers: int
             check_equal(scratch / "ours" / "subset.npy", scratch / "floor.npy")
     rate = further_rows(scratch, size, workers, number)
     yield Row(f"  without start-up, {CLIP_SCORE}", f"{rate / 1e6:.1f}M rows/s", "", "", ">= 4M rows/s", rate >= 4e6)
-    for recipe in (CLIP_SCORE, "basic_filter"):
+    from filters import recipes
+
+    for recipe in ("basic_filter", recipes.DEFAULT, CLIP_SCORE):
         yield beams_share(scratch, recipe, pool, number)
 
 
@@ -58,9 +61,9 @@ def command(pool: pathlib.Path, out: pathlib.Path, recipe: str, workers: int) ->
                 "--workers", str(workers), "--out", str(out)])  # fmt: skip
 
 
-def script(name: str, *args: object) -> Cost:
-    """A script beside this file, as a process."""
-    return run([sys.executable, str(HERE / name), *map(str, args)])
+def script(name: str, *args: object, where: Sequence[str] = ()) -> Cost:
+    """A script beside this file, as a process whose command begins with `where`."""
+    return run([*where, sys.executable, str(HERE / name), *map(str, args)])
 
 
 def whole(what: str, measured: Pairs, target: float | None) -> Row:
@@ -86,17 +89,29 @@ def further_rows(scratch: pathlib.Path, size: int, workers: int, number: int) ->
     return (size - size // 2) / max(whole - half, 1e-9)
 
 
-def inside(scratch: pathlib.Path, kind: str, recipe: str, pool: pathlib.Path, workers: int, number: int) -> float:
-    """Median seconds of a run without start-up, see inside.py."""
-    folder = scratch / "inside"
+def inside(
+    scratch: pathlib.Path, kind: str, recipe: str, pool: pathlib.Path, workers: int, number: int,
+    where: Sequence[str] = (),
+) -> float:  # fmt: skip
+    """Median seconds of a run without start-up, see inside.py, whose command begins with `where`."""
+    folder = scratch / f"inside-{kind}"
     shutil.rmtree(folder, ignore_errors=True)
-    cost = script("inside.py", kind, recipe, f"{pool}/", workers, number, folder)
+    cost = script("inside.py", kind, recipe, f"{pool}/", workers, number, folder, where=where)
     return statistics.median(json.loads(cost.output.splitlines()[-1]))
 
 
 def beams_share(scratch: pathlib.Path, recipe: str, pool: pathlib.Path, number: int) -> Row:
-    """One worker under Beam against the same functions in a loop, both without start-up."""
-    taken = [[inside(scratch, kind, recipe, pool, 1, 1) for kind in ("beam", "loop")] for _ in range(number)]
+    """One worker under Beam against the same functions in a loop, both without start-up.
+
+    Both at the same time, each on a core of its own, and they change cores from pair to pair, as in bench_images: so
+    what slows the machine down slows both. Beam's driver and its worker share their core.
+    """
+
+    def timed(kind: str, core: int) -> float:
+        return inside(scratch, kind, recipe, pool, 1, 1, on_core(core))
+
+    with concurrent.futures.ThreadPoolExecutor() as both:
+        taken = [[*both.map(timed, ("beam", "loop"), two_cores(turn))] for turn in range(number)]
     ours, loop = (statistics.median(times) for times in zip(*taken, strict=True))
     share = statistics.median(a / b - 1 for a, b in taken)
     return Row(f"  Beam's share, {recipe}, 1 worker", f"{ours:.2f} s", f"{loop:.2f} s loop", f"{share:+.0%}", "<= 15%",
