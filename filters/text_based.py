@@ -65,7 +65,7 @@ def _read(scorer: ImagenetSynsets) -> tuple[pa.Buffer, int]:
     """
     synsets = _synsets(scorer.synsets or _bundled())
     words = WordNet(scorer.wordnet or wordnet.installed())
-    found = len(words.offsets & set(synsets))
+    found = pc.sum(pc.is_in(pa.array(synsets), words.offsets)).as_py()
     if 2 * found < len(synsets):
         raise CurateError(f"imagenet_word: {found:,} of the list's {len(synsets):,} synsets are the first of a word, "
                           f"but of ImageNet's nine in ten are: their numbers are places in the files of WordNet 3.0, "
