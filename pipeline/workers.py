@@ -70,10 +70,10 @@ class _Nursery:
         self.gone = False
         before = {name: os.environ.get(name) for name in _ONE_THREAD}
         os.environ.update(_ONE_THREAD)  # read when numpy is imported, here or there
+        gc.disable()  # what is imported stays: to look through it for garbage again and again would find none
         try:
             for name in _PRELOAD:
                 importlib.import_module(name)
-            gc.collect()
             gc.freeze()  # a collection writes to all that it visits, and what is written is shared no longer
             # A copy of a process has only the thread that copied it; locks that others held stay locked in it for ever.
             alone = threading.active_count() == 1 and not _THREADED & sys.modules.keys()
@@ -83,6 +83,7 @@ class _Nursery:
             atexit.register(self._dismiss)  # before Python, at its exit, waits for the nursery's end
             theirs.close()
         finally:
+            gc.enable()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         threading.Thread(target=self._listen, daemon=True).start()
@@ -136,10 +137,11 @@ def _tend(orders: Connection, preload: list[str]) -> None:
         os.dup2(nowhere, stream)
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_MALLOPT_ARENA_MAX, 2)  # with one for every thread, a worker that fetches takes an eighth more memory
+    gc.disable()  # as in the driver
     for name in (*_PRELOAD, *preload):
         importlib.import_module(name)
-    gc.collect()
     gc.freeze()
+    gc.enable()
     driver = multiprocessing.parent_process()
     assert driver is not None
     fork = multiprocessing.get_context("fork")
