@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -124,21 +124,14 @@ class ImagenetWord(Filter):
 
     wordnet: str | None = None
     synsets: str | None = None
-    _described: dict[str, Any] | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     columns = (ImagenetSynsets.column,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorers", (ImagenetSynsets(self.wordnet, self.synsets),))
 
-    def with_files(self, files: Mapping[str, str]) -> "ImagenetWord":
-        """Itself, described: workers, who need not have the files, describe it too."""
-        made = dataclasses.replace(self)
-        object.__setattr__(made, "_described", self.describe())
-        return made
-
     def describe(self) -> dict[str, Any]:
-        """What ImagenetSynsets says: where the files lie does not matter."""
-        return self._described or ImagenetSynsets(self.wordnet, self.synsets).describe()
+        """What ImagenetSynsets says: where the files lie does not matter. Only the driver needs to have them."""
+        return ImagenetSynsets(self.wordnet, self.synsets).describe()
 
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         return batch.column(ImagenetSynsets.column).is_valid()

@@ -144,7 +144,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
     warnings = _check_kept(counts, request.min_kept)
     hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
-    fitted = storage.read_json(select.fitted_path(request.out))
+    fitted = select.fitted(steps, request.out)
     manifest.check_samples(counts, fitted)
     record = {
         "finished": "subset",
@@ -162,7 +162,7 @@ def _is_chosen(choice: select.Choice, steps: Sequence[Step]) -> bool:
     """Whether all that the choice writes is there."""
     files = [select.subset_path(partition, choice.folder) for partition in range(choice.partitions)]
     files += [select.tally_path(number, choice.folder) for number, _ in _telling(steps)]
-    return all(map(storage.exists, (*files, select.fitted_path(choice.folder))))
+    return all(map(storage.exists, (*files, *select.fitted_paths(steps, choice.folder).values())))
 
 
 def _telling(steps: Sequence[Step]) -> list[tuple[int, Fit]]:

@@ -21,6 +21,8 @@ def choose(steps: Sequence[Step], pieces: Sequence[Piece], choice: select.Choice
     filters: list[Any] = []
     for number, step in enumerate(steps):
         filters.append(_decide(step, number, filters, pieces, choice, times))
+        if filters[-1] is not step:
+            select.write_fitted(filters[-1], number, choice.folder)
     for piece in pieces:
         select.select_piece(piece, filters, choice)
     _bind(select.uids_of(pieces, choice))
@@ -31,7 +33,6 @@ def choose(steps: Sequence[Step], pieces: Sequence[Piece], choice: select.Choice
             tally = filters[number].tally()
             states = (select.tally_piece(piece, choice, filters[number]) for piece in pieces)
             select.write_tally(functools.reduce(tally.merge, states), number, choice.folder)
-    select.write_fitted(filters, choice.folder)
 
 
 def _decide(

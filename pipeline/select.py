@@ -353,14 +353,29 @@ def write_subset(choice: Choice, samples: int) -> str:
     return storage.sha256(path)
 
 
-def fitted_path(folder: str) -> str:
-    """Where the recipe's steps are recorded with their numbers filled in."""
-    return storage.join(folder, "work", "fitted.json")
+def fitted_paths(steps: Sequence[Step], folder: str) -> dict[int, str]:
+    """By their numbers, where those steps are recorded that are decided by all rows."""
+    decided = [number for number, step in enumerate(steps) if isinstance(step, Fit | Grouping)]
+    return {number: _fitted_path(number, folder) for number in decided}
 
 
-def write_fitted(filters: Sequence[Filter], folder: str) -> None:
-    """Records the filters as they were applied, for the manifest."""
-    storage.write_json(fitted_path(folder), [{step.name: step.describe()} for step in filters])
+def _fitted_path(number: int, folder: str) -> str:
+    return storage.join(folder, "work", "fitted", f"{number}.json")
+
+
+def write_fitted(step: Step, number: int, folder: str) -> None:
+    """Records a step as it was decided, with its numbers filled in."""
+    storage.write_json(_fitted_path(number, folder), _record(step))
+
+
+def fitted(steps: Sequence[Step], folder: str) -> list[dict[str, Any]]:
+    """The steps as they were applied, for the manifest."""
+    paths = fitted_paths(steps, folder)
+    return [storage.read_json(paths[number]) if number in paths else _record(step) for number, step in enumerate(steps)]
+
+
+def _record(step: Step) -> dict[str, Any]:
+    return {step.name: step.describe()}
 
 
 def tally_path(step: int, folder: str) -> str:

@@ -136,7 +136,7 @@ class FitStep(beam.PTransform):
                 | f"Pass{n}"
                 >> beam.Map(_fit_piece, self.choice, f"{self.number}.{n}", fit, *self.before).with_output_types(_Stated)
                 | f"Merge{n}" >> beam.CombinePerKey(_MergeStates())
-                | f"Finish{n}" >> beam.Map(_finish)
+                | f"Finish{n}" >> beam.Map(_finish, self.number, self.choice)
             )
             fit = AsSingleton(finished)
         return finished
@@ -153,9 +153,12 @@ def _fit_piece(piece: Piece, choice: select.Choice, name: str, fit: Any, *before
 
 
 @failures.told
-def _finish(merged: _Stated) -> Any:
+def _finish(merged: _Stated, number: int, choice: select.Choice) -> Any:
     _, (fit, state) = merged
-    return fit.finish(state)
+    finished = fit.finish(state)
+    if not isinstance(finished, Fit):
+        select.write_fitted(finished, number, choice.folder)
+    return finished
 
 
 class GroupStep(beam.PTransform):
@@ -191,7 +194,7 @@ class GroupStep(beam.PTransform):
         )
         bound = self.once | "Judged" >> Bind(groups.judged_of, (count, *own), judged)
         settled = pieces | "Settle" >> beam.Map(_settle_piece, count, *own, AsList(bound))
-        return self.once | "Decided" >> beam.Map(_decided, self.step, AsList(spread), AsList(settled))
+        return self.once | "Decided" >> beam.Map(_decided, self.step, *own, AsList(spread), AsList(settled))
 
 
 @failures.told
@@ -213,8 +216,13 @@ def _settle_piece(piece: Piece, pieces: int, number: int, choice: select.Choice,
     groups.settle_piece(piece, pieces, number, choice)
 
 
-def _decided(_: bytes, step: Grouping, counts: list[dict[str, int]], _settled: list[None]) -> groups.Decided:
-    return groups.decided(step, counts)
+@failures.told
+def _decided(
+    _: bytes, step: Grouping, number: int, choice: select.Choice, counts: list[dict[str, int]], _settled: list[None]
+) -> groups.Decided:
+    decided = groups.decided(step, counts)
+    select.write_fitted(decided, number, choice.folder)
+    return decided
 
 
 class ChooseRows(beam.PTransform):
@@ -245,12 +253,11 @@ class ChooseRows(beam.PTransform):
                     | f"WriteTally{number}" >> beam.Map(_write_tally, number, self.choice)
                 )
         bound = once | "Uids" >> Bind(select.uids_of, (self.all_pieces, self.choice), selected)
-        _ = (
+        return (
             once
             | "Partitions" >> Spread(range(self.choice.partitions))
             | "MergeUids" >> beam.Map(_merge_uids, self.all_pieces, self.choice, AsList(bound))
         )
-        return once | "Record" >> beam.Map(_record, self.choice, *filters)
 
 
 @failures.told
@@ -273,11 +280,6 @@ def _write_tally(merged: _Stated, number: int, choice: select.Choice) -> None:
 @failures.told
 def _merge_uids(partition: int, pieces: list[Piece], choice: select.Choice, _bound: list[Any]) -> None:
     select.merge_uids(partition, pieces, choice)
-
-
-@failures.told
-def _record(_: bytes, choice: select.Choice, *filters: Any) -> None:
-    select.write_fitted(filters, choice.folder)
 
 
 class ForEach(beam.PTransform):

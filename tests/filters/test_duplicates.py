@@ -87,7 +87,7 @@ def test_any_order_and_any_files_keep_what_the_restatement_keeps(step: Distinct 
         pieces, choice = plan(recipe, pool, folder / "run", partitions=data.draw(st.sampled_from([2, 8, 64])))
         choose_in_a_loop(recipe, pieces, choice)
         assert kept_uids(folder / "run") == restated(step, rows)
-        (fitted,) = json.loads(pathlib.Path(select.fitted_path(choice.folder)).read_text())
+        (fitted,) = select.fitted(recipe.steps, choice.folder)
     finally:
         shutil.rmtree(folder)
     none = sum(row[step.by] is None for row in rows)

@@ -248,7 +248,7 @@ def test_rows_without_features_are_dropped_and_counted(pool, centroids, tmp_path
     recipe = Recipe("r", (SemanticDistinct(str(centroids), 0.1),))
     pieces, choice = plan(recipe, pool, tmp_path / "run", kept_columns=())
     choose_in_a_loop(recipe, pieces, choice)
-    (fitted,) = json.loads(pathlib.Path(select.fitted_path(choice.folder)).read_text())
+    (fitted,) = select.fitted(recipe.steps, choice.folder)
     assert fitted["semantic_distinct"] == recipe.steps[0].describe() | {"rows": 1000, "rows_in_no_group": 2}
     counts = [json.loads(pathlib.Path(select.marker(piece, choice.folder)).read_text()) for piece in pieces]
     assert sum(count["kept"] for count in counts) == len(kept_uids(tmp_path / "run"))

@@ -18,7 +18,7 @@ from filters.soft_cap import SoftCap
 from jobs.engines import run_with
 from metadata import uids
 from metadata.errors import CurateError
-from pipeline import manifest, planning, select, storage
+from pipeline import manifest, planning, select
 from pipeline.compare import compare
 from pipeline.curate import Request, curate
 from pipeline.ledger import read_ledger
@@ -77,7 +77,7 @@ def test_the_subset_has_each_row_as_often_as_kept_says(rows, write_pool, tmp_pat
     # Rows that lack a score, or that an earlier step has dropped, are never drawn.
     out = {row["uid"] for row in rows if row["clip_b32_similarity_score"] is None or not row["text"]}
     assert not out & set(found)
-    fitted = storage.read_json(select.fitted_path(str(tmp_path / "run")))[-1]["soft_cap"]
+    fitted = select.fitted(RECIPE.steps, str(tmp_path / "run"))[-1]["soft_cap"]
     reach = [row for row in rows if row["text"]]
     assert fitted["rows"] == len(reach)
     assert fitted["rows_without_score"] == sum(row["clip_b32_similarity_score"] is None for row in reach) > 0

@@ -176,7 +176,7 @@ steps:
     assert kept["dfn"] == [place[uid] for uid in kept["uid"]]
     large = [row for row in toy_rows if min(row["original_width"], row["original_height"]) >= 200]
     assert len(kept["uid"]) == int(0.2 * len(large))
-    (_, fitted) = json.loads((tmp_path / "beam" / "work" / "fitted.json").read_text())
+    (_, fitted) = select.fitted(recipe.steps, str(tmp_path / "beam"))
     assert fitted["fused_score"]["rows_lacking"]["dfn"] == sum(row["original_width"] == 600 for row in large)
 
 
