@@ -20,8 +20,10 @@ def warm_up(images: bool) -> None:
     """Imports Beam and starts the local workers' nursery; before this process has threads, see pipeline.workers."""
     from pipeline import workers
 
-    # pyarrow looks for numpy.ma's arrays in all that it is given: each worker would import it.
-    workers.start_nursery(["numpy.ma", *(["pipeline.shards", "pipeline.resizing"] if images else [])])
+    # pyarrow looks for numpy.ma's arrays in all that it is given: each worker would import it, and the filters.
+    workers.start_nursery(
+        ["numpy.ma", "filters.recipes", *(["pipeline.shards", "pipeline.resizing"] if images else [])]
+    )
 
 
 def run_with(
