@@ -38,7 +38,7 @@ from pipeline.progress import Line
 _ROWS = 8192
 
 #: A sample that takes no more bytes as float32 is held so: converting would take longer than few centroids do.
-_SMALL = 1 << 28
+_SMALL = 1 << 30
 
 #: Products of a row with a centroid, and numbers of rows read, between two checkpoints: a second or two on two cores.
 _PACE = 1 << 28
