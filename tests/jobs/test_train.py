@@ -166,7 +166,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(run, train, tmp_path
     process = start_until(tmp_path, run, epoch=2)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "run the same command again to go on" in said
     assert "Traceback" not in said
     assert not trainers(tmp_path)
