@@ -1,6 +1,5 @@
 """Choosing: whole commands against DataComp's way and the floor; rows a second inside; Beam's share; memory."""
 
-import concurrent.futures
 import functools
 import importlib.util
 import json
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from bench_pool import make_pool
-from measure import Cost, Pairs, Row, on_core, pairs, run, two_cores
+from measure import Cost, Pairs, Row, on_core, pairs, run, side_by_side
 
 HERE = pathlib.Path(__file__).parent
 
@@ -110,8 +109,7 @@ def beams_share(scratch: pathlib.Path, recipe: str, pool: pathlib.Path, number: 
     def timed(kind: str, core: int) -> float:
         return inside(scratch, kind, recipe, pool, 1, 1, on_core(core))
 
-    with concurrent.futures.ThreadPoolExecutor() as both:
-        taken = [[*both.map(timed, ("beam", "loop"), two_cores(turn))] for turn in range(number)]
+    taken = [side_by_side(timed, ("beam", "loop"), turn) for turn in range(number)]
     ours, loop = (statistics.median(times) for times in zip(*taken, strict=True))
     share = statistics.median(a / b - 1 for a, b in taken)
     return Row(f"  Beam's share, {recipe}, 1 worker", f"{ours:.2f} s", f"{loop:.2f} s loop", f"{share:+.0%}", "<= 15%",

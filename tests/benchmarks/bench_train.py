@@ -8,7 +8,6 @@ besides, warming up, and the pauses at checkpoints are left out, and what is lef
 it. The input is a drawn demo pool's shards.
 """
 
-import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -77,8 +76,7 @@ def rows(scratch: pathlib.Path, number: int, size: int = 7680, images: int = 400
             found[name].append((rate(log, first=1), cost))
 
         for each in range(number):
-            with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                list(pool.map(trained, found, measure.two_cores(each)))
+            measure.side_by_side(trained, found, each)
             for name in found:
                 shutil.rmtree(folder / name)
     rates = {name: [rate for rate, _ in runs] for name, runs in found.items()}

@@ -1,5 +1,6 @@
 """Commands measured as processes: wall time, CPU time and peak memory of all they start, in alternating pairs."""
 
+import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -8,10 +9,12 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from kills import descendants
+
+T = TypeVar("T")
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
@@ -98,6 +101,12 @@ def on_core(core: int) -> list[str]:
 def two_cores(turn: int) -> list[int]:
     """Two cores for what is measured side by side, which change places from turn to turn."""
     return sorted(os.sched_getaffinity(0))[:2][:: -1 if turn % 2 else 1]
+
+
+def side_by_side(work: Callable[[str, int], T], names: Iterable[str], turn: int) -> list[T]:
+    """What `work` gives of each of two names and the core it is to stay on, done at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(2) as both:
+        return list(both.map(work, names, two_cores(turn)))
 
 
 class _Watch(threading.Thread):
