@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 
@@ -24,6 +25,9 @@ hypothesis.settings.register_profile(
     "unhurried", hypothesis.settings(), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("unhurried")
+
+# A shell has what runs in its background ignore Ctrl-C, and so do the commands that tests start there and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCHEMA = pa.schema(
     [

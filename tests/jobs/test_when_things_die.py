@@ -75,8 +75,6 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Whoever runs the tests in the background may have it ignored, and children inherit that.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not (tmp_path / "run" / step).exists():
         time.sleep(0.01)
