@@ -72,20 +72,27 @@ class Nearest:
         vectors = self.vectors[first : first + _VECTORS]
         n = len(vectors)
         products = np.matmul(rows, vectors.T, out=space[: len(rows) * n].reshape(len(rows), n))
-        most = products[np.arange(len(rows)), products.argmax(axis=1)]  # faster than max
+        best = products.argmax(axis=1)  # faster than max
+        most = products[np.arange(len(rows)), best]
         hopeful = np.flatnonzero(most >= largest - slack)
-        least = (np.maximum(largest, most) - slack)[hopeful]
-        # Pairs in reach of the largest, found in one dimension, because numpy is slow to find them in two.
-        pairs = np.flatnonzero((products if len(hopeful) == len(rows) else products[hopeful]) >= least[:, None])
-        # Beside them, what was the nearest before, where it is in reach, too.
-        before = hopeful[largest[hopeful] >= least]
-        row = np.concatenate([before, hopeful[pairs // n]])
-        vector = np.concatenate([index[before], first + pairs % n])
-        np.maximum(largest, most, out=largest)
-        open_rows = np.bincount(row, minlength=len(rows)) > 1
-        settled = ~open_rows[row]
-        index[row[settled]] = vector[settled]
-        self._decide(rows, row[~settled], vector[~settled], index)
+        if len(hopeful) < len(rows):
+            products, best, most = products[hopeful], best[hopeful], most[hopeful]
+        before, old, slack = largest[hopeful], index[hopeful], slack[hopeful]
+        nearer = most > before
+        largest[hopeful[nearer]], index[hopeful[nearer]] = most[nearer], first + best[nearer]
+
+        # A row is open where others are in reach: a second of these vectors, or what was the nearest before. One of
+        # zeros is not: all its products are 0, and the first is taken already.
+        own = np.arange(len(hopeful))
+        products[own, best] = -np.inf
+        second = products[own, products.argmax(axis=1)]
+        least = np.maximum(before, most) - slack
+        open_rows = np.flatnonzero((np.maximum(second, np.minimum(before, most)) >= least) & (slack > 0))
+        products[open_rows, best[open_rows]] = most[open_rows]
+        row, vector = np.nonzero(products[open_rows] >= least[open_rows, None])
+        known = open_rows[before[open_rows] >= least[open_rows]]
+        row, vector = np.concatenate([known, open_rows[row]]), np.concatenate([old[known], first + vector])
+        self._decide(rows, hopeful[row], vector, index)
 
     def _decide(self, rows: np.ndarray, row: np.ndarray, vector: np.ndarray, index: np.ndarray) -> None:
         """Puts into `index`, of each row's pairs with vectors, the one of the largest product in float64."""

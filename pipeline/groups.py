@@ -61,9 +61,10 @@ def _spread(
             found.append(rows)
             reached += batch.num_rows
         rows = np.concatenate(found)
+        del found  # memory holds the rows only once
         order = _order(rows)
+        over = _sizes_and_places(_begins(rows, order))[1] >= step.deciding
         rows = rows[order]
-        over = _sizes_and_places(rows)[1] >= step.deciding
         dropped = rows[over]
         if not step.keeps_others:
             others = np.zeros(reached - len(rows), ROW)
@@ -92,13 +93,21 @@ def _order(rows: np.ndarray) -> np.ndarray:
     return order
 
 
-def _sizes_and_places(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _begins(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Of each of the rows, in order: whether it is the first of its group. bool."""
+    begins = np.ones(len(rows), bool)
+    high, low = rows["high"][order], rows["low"][order]
+    begins[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    return begins
+
+
+def _sizes_and_places(begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each of the rows, in order: how many its group has here, and how many of those come before it. int64."""
-    first = np.ones(len(rows), bool)
-    first[1:] = (rows["high"][1:] != rows["high"][:-1]) | (rows["low"][1:] != rows["low"][:-1])
-    starts = np.flatnonzero(first)
-    sizes = np.diff(np.append(starts, len(rows)))
-    return np.repeat(sizes, sizes), np.arange(len(rows)) - np.repeat(starts, sizes)
+    starts = np.flatnonzero(begins)
+    sizes = np.diff(starts, append=len(begins))
+    places = np.arange(len(begins))
+    places -= np.repeat(starts, sizes)
+    return np.repeat(sizes, sizes), places
 
 
 def _ranges(rows: np.ndarray, partitions: int) -> list[np.ndarray]:
@@ -117,17 +126,19 @@ def judge_partition(
     (found,) = rows_of(pieces, number, choice).read(partition, partition + 1)
     ends = np.cumsum([len(part) for part in found])
     rows = np.concatenate(found)
-    del found  # memory holds the range only once
+    del found  # memory holds the range only once, and of its rows from now on only their numbers
     order = _order(rows)
-    dropped = np.empty(len(rows), bool)
+    begins, numbers = _begins(rows, order), rows["row"].copy()
+    del rows
+    dropped = np.empty(len(order), bool)
     with _carrying(step, choice.folder) as carried:
         if carried:
             for piece in pieces:
                 own = parts.bounds(_rows_path(piece, number, choice.folder), partition)
                 carried.add_part(_features_path(piece, number, choice.folder), *own)
         features = Ordered(carried, order) if carried else _no_features
-        dropped[order] = ~step.judge(*_sizes_and_places(rows[order]), features)
-    by_piece = zip(np.split(rows["row"], ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
+        dropped[order] = ~step.judge(*_sizes_and_places(begins), features)
+    by_piece = zip(np.split(numbers, ends[:-1]), np.split(dropped, ends[:-1]), strict=True)
     parts.write(path, [own[gone] for own, gone in by_piece])
 
 

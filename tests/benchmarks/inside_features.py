@@ -73,7 +73,7 @@ def semdedup(rows: int, clusters: int) -> Pair:
     """A tenth of the rows comes twice. In the file they are as from ten pieces of a pool, each ordered by cluster."""
     from filters.semantic_distinct import SemanticDistinct
     from pipeline.carried import Carried, Ordered
-    from pipeline.groups import _sizes_and_places
+    from pipeline.groups import _begins, _sizes_and_places
 
     rng, values = np.random.default_rng(2), units(rows, 0)
     keys = np.zeros(rows, [("high", "<u8"), ("low", "<u8")])
@@ -82,7 +82,7 @@ def semdedup(rows: int, clusters: int) -> Pair:
     in_file = np.lexsort((keys["high"], rng.integers(0, 10, rows)))
     values, keys = values[in_file], keys[in_file]
     order = np.argsort(keys["high"], kind="stable")
-    sizes, places = _sizes_and_places(keys[order])
+    sizes, places = _sizes_and_places(_begins(keys, order))
     carried = Carried("l14_img", 768, tempfile.gettempdir())
     carried.add(pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), DIMS), np.arange(rows))
 

@@ -51,6 +51,16 @@ def test_of_equal_ones_the_first(monkeypatch, columns) -> None:
     assert (made(values)(np.zeros((5, 768), np.float32)) == 0).all()
 
 
+def test_rows_without_features_are_not_compared_with_every_vector(monkeypatch) -> None:
+    compared = []
+    monkeypatch.setattr(nearest, "inner", lambda a, b: compared.append(len(a)) or (a.astype(np.float64) * b).sum(axis=1))
+    find, rows = made(units(2000)), units(10)
+    rows[::2] = 0
+    compared.clear()
+    assert (find(rows)[::2] == 0).all()
+    assert sum(compared) < 100
+
+
 @pytest.mark.parametrize("columns", [8192, 20, 1])
 def test_differences_that_float32_loses_decide(monkeypatch, columns) -> None:
     monkeypatch.setattr(nearest, "_VECTORS", columns)

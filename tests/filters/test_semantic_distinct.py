@@ -89,8 +89,9 @@ def batch_of(uids: list[str], values: np.ndarray, name: str = "l14_img") -> pa.R
 def judged(step: SemanticDistinct, batch: pa.RecordBatch, values: np.ndarray) -> set[str]:
     """The uids that stay by the step's own two functions, called on all rows at once."""
     rows = step.rows(batch)
-    rows = rows[groups._order(rows)]
-    stay = step.judge(*groups._sizes_and_places(rows), lambda start, end: values[rows["row"][start:end]])
+    order = groups._order(rows)
+    begins, rows = groups._begins(rows, order), rows[order]
+    stay = step.judge(*groups._sizes_and_places(begins), lambda start, end: values[rows["row"][start:end]])
     return {batch.column("uid")[int(row)].as_py() for row in rows["row"][stay]}
 
 

@@ -30,10 +30,12 @@ def test_rows_are_ordered_by_key_and_rank():
 
 def test_sizes_and_places():
     rows = np.array([(1, 1, 0, 0, 0), (1, 2, 0, 0, 0), (1, 2, 1, 0, 0), (2, 2, 0, 0, 0), (3, 0, 0, 0, 0)], groups.ROW)
-    sizes, places = groups._sizes_and_places(rows)
+    order = np.array([4, 2, 0, 1, 3])
+    rows[order] = rows.copy()
+    sizes, places = groups._sizes_and_places(groups._begins(rows, order))
     assert sizes.tolist() == [1, 2, 2, 1, 1]
     assert places.tolist() == [0, 0, 1, 0, 0]
-    assert [part.tolist() for part in groups._sizes_and_places(rows[:0])] == [[], []]
+    assert [part.tolist() for part in groups._sizes_and_places(groups._begins(rows[:0], order[:0]))] == [[], []]
 
 
 def write_pool(folder: pathlib.Path, files: int) -> pathlib.Path:
