@@ -14,6 +14,11 @@ TOLERANCE = 0.01
 #: Rows that are converted at a time: 3 MB of float32, so that a product finds them in a cache.
 _ROWS = 1024
 
+#: Numbers that are widened at a time, which a cache holds; where float16's exponent, sign and fraction come to lie in a
+#: float32 by a shift; and what the exponent lacks then.
+_NUMBERS = 1 << 17
+_BITS, _SHIFT, _MISSING = np.uint32(0x8FFFE000).view(np.int32), 13, np.float32(2.0**112)
+
 
 def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
     """The column's numbers, shape (rows, dims), in its type; a null is NaN. Where there is none, nothing is copied."""
@@ -30,8 +35,26 @@ def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 
 def widen(values: np.ndarray) -> np.ndarray:
-    """float16 or float32 as float32, in C order and in memory of its own."""
-    return values.astype(np.float32, order="C")
+    """float16 or float32 of two dimensions as float32, in C order and in memory of its own."""
+    wide = np.empty(values.shape, np.float32)
+    rows = max(1, _NUMBERS // max(1, values.shape[1]))
+    for start in range(0, len(values), rows):
+        _widen(values[start : start + rows], wide[start : start + rows])
+    return wide
+
+
+def _widen(values: np.ndarray, wide: np.ndarray) -> None:
+    """Puts the values into `wide`; those of float16 in little more than half of the time that numpy takes."""
+    if values.dtype == np.float16:
+        bits = wide.view(np.int32)
+        bits[:] = values.view(np.int16)  # the sign is repeated to its left
+        bits <<= _SHIFT
+        bits &= _BITS
+        wide *= _MISSING
+        # Infinity and NaN have become finite ones of 65536 and more, above all that are finite in float16.
+        if np.vdot(wide, wide) < 65536.0**2:
+            return
+    wide[:] = values
 
 
 def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -20,8 +20,6 @@ from metadata.schema import MODEL_NAME, MODELS
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 1024
 _TEXTS = 2048
-#: Exponentials, of so many of these images: 1 MB, which stays in a core's cache from one look at it to the next.
-_STRIP = 128
 
 #: Sums of exponentials below this are taken again in float64: float32 would have lost some of them.
 _LEAST_SUM = 1e-30
@@ -215,11 +213,9 @@ def _sums(images: np.ndarray, texts: np.ndarray, shift: float, dtype: type) -> t
         for j in range(0, len(texts), _TEXTS):
             some, others = images[i : i + _IMAGES], texts[j : j + _TEXTS]
             product = np.matmul(some, others.T, out=space[: len(some) * len(others)].reshape(len(some), len(others)))
-            for k in range(0, len(some), _STRIP):
-                terms: np.ndarray = product[k : k + _STRIP]
-                terms -= np.float32(shift)
-                terms = terms.astype(dtype, copy=False)
-                np.exp(terms, out=terms)
-                of_images[i + k : i + k + len(terms)] += terms.sum(axis=1)
-                of_texts[j : j + _TEXTS] += terms.sum(axis=0)
+            product -= np.float32(shift)
+            terms: np.ndarray = product.astype(dtype, copy=False)
+            np.exp(terms, out=terms)
+            of_images[i : i + _IMAGES] += terms.sum(axis=1)
+            of_texts[j : j + _TEXTS] += terms.sum(axis=0)
     return of_images, of_texts

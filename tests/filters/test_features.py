@@ -44,10 +44,24 @@ def test_nulls_are_nan() -> None:
     assert np.isnan(found).tolist() == [[False, True], [False, False]]
 
 
-def test_every_float16_is_widened_exactly() -> None:
+@pytest.mark.parametrize("below", [1.0, 65536.0, np.inf, np.nan], ids=str)
+def test_every_float16_is_widened_exactly(below: float) -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
-    assert np.array_equal(widen(every), every.astype(np.float32), equal_nan=True)
-    assert widen(np.float32([0.1])).dtype == np.float32
+    some = every if np.isnan(below) else every[np.abs(every.astype(np.float32)) < below]
+    for values in (some.reshape(-1, 1), some.reshape(2, -1), some.reshape(2, -1).T, some.reshape(2, -1)[:, ::3]):
+        found, wanted = widen(values), values.astype(np.float32)
+        assert found.dtype == np.float32
+        assert found.flags.c_contiguous
+        assert np.array_equal(found, wanted, equal_nan=True)
+        assert np.array_equal(np.signbit(found), np.signbit(wanted))
+
+
+def test_what_is_wide_is_copied() -> None:
+    for values in (np.float32([[0.1, np.nan]]), np.zeros((0, 3), np.float32), np.zeros((0, 3), np.float16)):
+        found = widen(values)
+        assert np.array_equal(found, values, equal_nan=True)
+        assert found.dtype == np.float32
+        assert not np.shares_memory(found, values)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -52,8 +52,8 @@ def test_of_equal_ones_the_first(monkeypatch, columns) -> None:
 
 
 def test_rows_without_features_are_not_compared_with_every_vector(monkeypatch) -> None:
-    compared = []
-    monkeypatch.setattr(nearest, "inner", lambda a, b: compared.append(len(a)) or (a.astype(np.float64) * b).sum(axis=1))
+    compared, inner = [], nearest.inner
+    monkeypatch.setattr(nearest, "inner", lambda a, b: compared.append(len(a)) or inner(a, b))
     find, rows = made(units(2000)), units(10)
     rows[::2] = 0
     compared.clear()
