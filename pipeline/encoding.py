@@ -30,9 +30,10 @@ from pipeline.pieces import Piece, batches
 from pipeline.planning import progress_writer
 from pipeline.statuses import OK, STATUSES
 
-#: What can become of a row, besides STATUSES: the shards have no sample of it, or it has an image but no caption.
-NOT_IN_SHARDS, NO_CAPTION = "not_in_shards", "no_caption"
-OUTCOMES = (*STATUSES, NOT_IN_SHARDS, NO_CAPTION)
+#: What can become of a row, besides STATUSES and that the shards have none of it: it has an image but no caption, or
+#: what the model made of them is no number.
+NO_CAPTION, NO_NUMBER = "no_caption", "no_number"
+OUTCOMES = (*STATUSES, shard_index.NOT_IN_SHARDS, NO_CAPTION, NO_NUMBER)
 
 #: Rows of a part: what a killed run does again. Its images take a few hundred MB of disk, its features a few of memory.
 PART_ROWS = 4096
@@ -116,10 +117,11 @@ def _encode(
         stop = start + len(pixels)
         ahead = _decode(images, range(stop, min(stop + job.batch, rows)), model, threads)
         texts = [row.text for row in images.rows[start:stop]]
-        outcomes = [NO_CAPTION if status == OK and text is None else status
-                    for status, text in zip(statuses, texts, strict=True)]  # fmt: skip
-        made["status"][start:stop] = [OUTCOMES.index(outcome) for outcome in outcomes]
         _encode_batch(model, pixels, texts, {name: values[start:stop] for name, values in made.items()})
+        scores = made["score"][start:stop]
+        outcomes = [status if status != OK else NO_CAPTION if text is None else NO_NUMBER if score != score else OK
+                    for status, text, score in zip(statuses, texts, scores, strict=True)]  # fmt: skip
+        made["status"][start:stop] = [OUTCOMES.index(outcome) for outcome in outcomes]
         counts.update(outcomes)
         report(counts)
     report(counts, last=True)
@@ -221,8 +223,8 @@ class _Images:
     def _from_shards(self) -> Iterator[tuple[int, str, bytes]]:
         uids = uid.parse(pa.array([row.uid for row in self.rows], pa.string()), self.part.piece.path)
         found = shard_index.read_images(self.job.shards, self.job.out, uids, self.job.fetch.max_bytes)
-        for row, body in enumerate(found):
-            yield row, NOT_IN_SHARDS if body is None else OK if body else "too_large", body or b""
+        for row, (status, body) in enumerate(found):
+            yield row, status, body
 
 
 def _read(part: Part, columns: Sequence[str]) -> pa.Table:

@@ -124,6 +124,9 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
             f"--model {printable(model)}: is given without --pretrained"
         )  # fmt: skip
         raise CurateError(f"{given}, but features are of trained weights. Give a checkpoint{known}.")
+    config = open_clip.get_model_config(name)
+    if not os.path.isfile(pretrained):
+        _check_activation(name, config, pretrained)
     device = "cuda" if on_gpu() else "cpu"
     try:
         network = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
@@ -141,8 +144,21 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(network))
     weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
     prepare = transform.image_transform_v2(settings, is_train=False)
-    config = open_clip.get_model_config(name)
     return Model(name, config, weights, device, network, prepare, open_clip.get_tokenizer(name))
+
+
+def _check_activation(name: str, config: dict[str, Any], tag: str) -> None:
+    """Raises CurateError where the tag's weights are of QuickGELU, as OpenAI's are, and the config is not.
+
+    open_clip warns and goes on, and the features are others then.
+    """
+    import open_clip
+
+    other = f"{name}-quickgelu"
+    of_weights, of_config = (of.get("quick_gelu") for of in (open_clip.get_pretrained_cfg(name, tag), config))
+    if of_weights and not of_config and other in open_clip.list_models():
+        raise CurateError(f"--pretrained {tag}: its weights are of QuickGELU, but --model {name} computes with GELU, "
+                          f"which gives other features. Give --model {other}.")  # fmt: skip
 
 
 def on_gpu() -> bool:
@@ -168,7 +184,7 @@ def _known_name(model: str) -> str:
     name = os.path.basename(model).removesuffix(".json")
     try:
         open_clip.add_model_config(model)  # the newest of a name holds
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CurateError(f"--model {printable(model)}: is no JSON ({reason(error)}), but a model's config is needed. "
                           f"Look at it.") from error  # fmt: skip
     if name not in open_clip.list_models():

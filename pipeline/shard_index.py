@@ -15,7 +15,11 @@ from metadata import uids as uid
 from metadata.errors import CurateError
 from pipeline import storage, subset, tars
 from pipeline.reshard_work import sample_uid
+from pipeline.statuses import OK
 from pipeline.targets import ENDINGS
+
+#: What can become of a row beside STATUSES: the shards have no image of it.
+NOT_IN_SHARDS = "not_in_shards"
 
 #: A uid's two words, as in a subset file; the tar and the bytes of the image in it.
 SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
@@ -81,8 +85,8 @@ def _load(path: str) -> np.ndarray:
     return np.load(io.BytesIO(storage.read(path)), allow_pickle=False)
 
 
-def read_images(shards: str, out: str, wanted: np.ndarray, max_bytes: int) -> Iterator[bytes | None]:
-    """Of each uid (UID_DTYPE) its image; None where the shards have none, b"" where it is larger than `max_bytes`."""
+def read_images(shards: str, out: str, wanted: np.ndarray, max_bytes: int) -> Iterator[tuple[str, bytes]]:
+    """Of each uid (UID_DTYPE) a status and, if it is `ok`, its image; none is larger than `max_bytes`."""
     names = tar_names(shards)
     index = _load(storage.join(out, "work", "index.npy"))
     first, copies = subset.find(index, wanted.view("<u8").reshape(-1, 2))
@@ -90,11 +94,14 @@ def read_images(shards: str, out: str, wanted: np.ndarray, max_bytes: int) -> It
         opened: tuple[int, tars.Source] | None = None
         for place, there in zip(first, copies, strict=True):
             if not there:
-                yield None
+                yield NOT_IN_SHARDS, b""
                 continue
             sample = index[place]
+            if sample["size"] > max_bytes:
+                yield "too_large", b""
+                continue
             if opened is None or opened[0] != sample["tar"]:  # shards hold a pool's rows in its order, so that is rare
                 stack.close()
                 path = storage.join(shards, names[sample["tar"]])
                 opened = int(sample["tar"]), stack.enter_context(tars.opened(path))
-            yield opened[1].read(int(sample["offset"]), int(sample["size"])) if sample["size"] <= max_bytes else b""
+            yield OK, opened[1].read(int(sample["offset"]), int(sample["size"]))

@@ -16,6 +16,7 @@ out at random.
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import signal
 import subprocess
@@ -95,10 +96,15 @@ def plan(asked: Asked) -> Plan:
         raise CurateError(f"--seed {asked.seed}: lies outside of 0 to 2**31 - 1, but the trainer's must not. Give 0.")
     training = dataclasses.replace(training, model=name, samples_seen=asked.samples_seen or training.samples_seen)
     workers = min(asked.workers, shards // processes)
-    return Plan(
+    made = Plan(
         scale=asked.scale, training=training, config=config, config_file=own, data=data, seed=asked.seed,
         out=os.path.abspath(asked.out), gpus=asked.gpus, nodes=asked.nodes, workers=workers, accum=asked.accum,
     )  # fmt: skip
+    if made.samples_a_part < made.batch:
+        raise CurateError(f"--samples-seen {training.samples_seen:,}: is too few, but each of the scale's "
+                          f"{training.checkpoints} parts has a step of {made.batch:,}. Give "
+                          f"{made.batch * training.checkpoints:,} or more.")  # fmt: skip
+    return made
 
 
 def model_config(given: str) -> tuple[str, dict[str, Any], str | None]:
@@ -155,6 +161,7 @@ def train(asked: Asked, planned: Plan, overwrite: bool = False) -> dict[str, Any
                 storage.write(os.path.join(out, "train.sbatch"), script.encode())
                 return None
             _train(planned, log)
+        _check_loss(planned, log)
         storage.write_json(record, _record(planned, log))
         return storage.read_json(record)
 
@@ -215,13 +222,17 @@ def _running(command: Sequence[str], printed: Any) -> Any:
 
 
 def _show(planned: Plan, log: Log, line: Line) -> None:
-    if not log.read():
-        return
-    last = log.entries[-1]
-    if last.loss != last.loss:
-        raise CurateError(f"{planned.out}: the loss is no number any more at step {last.samples // planned.batch:,}, "
-                          f"but weights are made of it. Give another --seed, and --overwrite.")  # fmt: skip
-    line.show(last.samples, f"loss {last.loss:.3f}")
+    if log.read():
+        _check_loss(planned, log)
+        line.show(log.entries[-1].samples, f"loss {log.entries[-1].loss:.3f}")
+
+
+def _check_loss(planned: Plan, log: Log) -> None:
+    """Raises CurateError if the training has gone wrong; once it has, it doesn't come back."""
+    if log.entries and not math.isfinite(log.entries[-1].loss):
+        raise CurateError(f"{planned.out}: the loss is no number any more at step "
+                          f"{log.entries[-1].samples // planned.batch:,}, but weights are made of it. Give another "
+                          f"--seed, and --overwrite.")  # fmt: skip
 
 
 def _failure(planned: Plan, printed: str, code: int) -> CurateError:

@@ -109,7 +109,16 @@ def cue_caption(cue: str) -> str:
 
 
 def _texts(model: Model, texts: Sequence[str], batch: int) -> np.ndarray:
-    return np.concatenate([model.encode_texts(texts[at : at + batch]) for at in range(0, len(texts), batch)])
+    parts = [texts[at : at + batch] for at in range(0, len(texts), batch)]
+    return np.concatenate([_finite(model, model.encode_texts(part)) for part in parts])
+
+
+def _finite(model: Model, features: np.ndarray) -> np.ndarray:
+    """The features; raises CurateError if one is no number, which nothing is nearer than."""
+    if not np.isfinite(features).all():
+        raise CurateError(f"--model {model.name}: its features have NaN or infinity, but they are compared. Its "
+                          f"training went wrong, or its weights are damaged: give another one.")  # fmt: skip
+    return features
 
 
 def encoded(
@@ -133,7 +142,7 @@ def encoded(
             if made is None:
                 raise CurateError(f"{where}: can't be read as an image, but every image of an evaluation set counts. "
                                   f"Get the set again.")  # fmt: skip
-        return model.encode_images(pixels), [about for _, _, about in some]
+        return _finite(model, model.encode_images(pixels)), [about for _, _, about in some]
 
     empty = True
     try:

@@ -219,6 +219,21 @@ def test_a_checkpoint_that_doesnt_fit_is_never_passed_over(train, tmp_path, plan
     assert not (tmp_path / "out/train.json").exists()
 
 
+def test_a_training_that_went_wrong_is_not_finished_by_asking_again(train, tmp_path):
+    import torch
+
+    assert train("--slurm").returncode == 0  # makes the folder a training's
+    weights = tmp_path / "out/checkpoints/epoch_latest.pt"
+    weights.parent.mkdir()
+    torch.save({"epoch": 5, "state_dict": {"visual.proj": torch.full((1,), torch.nan)}}, weights)
+    line = "2026-01-01,00:00:00 | INFO | Train Epoch: 4 [128/128 (100%)] Data (t): 0.1 Loss: nan (nan)\n"
+    (tmp_path / "out/out.log").write_text(line)
+    done = train()
+    assert done.returncode == 1
+    assert "the loss is no number any more at step 5" in done.stderr
+    assert not (tmp_path / "out/train.json").exists()
+
+
 def test_a_dry_run_prints_the_command_and_writes_nothing(run, train, tmp_path):
     done = train("--dry-run", "--scale", "small", "--samples-seen", 12_800_000, "--workers", 9)
     assert done.returncode == 0, done.stderr
@@ -262,6 +277,7 @@ def test_a_slurm_script_is_written_and_nothing_is_trained(said, tmp_path):
         (["--nodes", "2"], "--nodes 2: is given without --slurm"),
         (["--sbatch=--x"], "--sbatch: is given without --slurm"),
         (["--seed", "-1"], "--seed -1: lies outside"),
+        (["--samples-seen", "4"], "--samples-seen 4: is too few, but each of the scale's 5 parts has a step of 128."),
         (["--out", "s3://bucket/out"], "is an address, but the trainer writes to a local folder"),
     ],
 )

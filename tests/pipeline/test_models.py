@@ -44,3 +44,22 @@ def test_captions_are_encoded_as_open_clip_does_without_what_follows_their_end(n
     assert found == pytest.approx(wanted, abs=5e-7)
     assert read == ([(4, 16), (2, 32)] if shortened else [(6, 32)])
     assert network.encode_text(tokens).shape == wanted.shape  # it is whole again
+
+
+def test_weights_of_another_activation_are_refused_before_they_are_fetched():
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    with pytest.raises(CurateError, match=r"--pretrained openai: .* Give --model ViT-L-14-quickgelu\."):
+        open_model("ViT-L-14", "openai")
+
+
+def test_a_damaged_config_is_an_error(tmp_path):
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(CurateError, match="is no JSON"):
+        open_model(str(tmp_path / "deep.json"))

@@ -1,5 +1,6 @@
 """Scores and features are those of a plain loop over open_clip, whoever works on them, and after a kill."""
 
+import dataclasses
 import io
 import json
 import os
@@ -166,8 +167,9 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     (tmp_path / "run/shards").mkdir(parents=True)
     before = tables(scored)
     with tarfile.open(tmp_path / "run/shards/00000000.tar", "w") as tar:
-        for row in before.to_pylist()[: ROWS // 2]:
-            for name, data in (("jpg", server.image(number(row))), ("json", json.dumps({"uid": row["uid"]}).encode())):
+        for place, row in enumerate(before.to_pylist()[: ROWS // 2]):
+            image, fact = server.image(number(row)) if place else b"", json.dumps({"uid": row["uid"]}).encode()
+            for name, data in (("jpg", image), ("json", fact)):
                 entry = tarfile.TarInfo(f"{row['uid']}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
@@ -175,6 +177,8 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     record = score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))
     assert len(server.requests) == asked
     assert record["statuses"]["not_in_shards"] == ROWS // 2
+    assert record["statuses"]["not_an_image"] == 1
+    assert "too_large" not in record["statuses"]
     half = slice(ROWS // 2)
     for kind in ("img", "txt"):
         assert np.array_equal(array(tmp_path / "both", f"tiny_{kind}"), array(scored, f"tiny_{kind}"), equal_nan=True)
@@ -186,6 +190,19 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     assert score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))[
         "nothing_to_do"
     ]
+
+
+def test_a_score_that_is_no_number_is_none(request_of, model, tmp_path):
+    import torch
+
+    weights = torch.load(model[1], weights_only=True)
+    weights["text_projection"][0] = torch.nan
+    torch.save(weights, tmp_path / "broken.pt")
+    asked = dataclasses.replace(request_of(tmp_path / "out", limit_files=1), pretrained=str(tmp_path / "broken.pt"))
+    record = score(asked)
+    assert record["statuses"]["no_number"] > 20
+    assert "ok" not in record["statuses"]
+    assert tables(tmp_path / "out").column("clip_tiny_similarity_score").null_count == ROWS // FILES
 
 
 @pytest.mark.parametrize(

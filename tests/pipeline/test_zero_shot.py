@@ -144,6 +144,19 @@ def test_groups_come_from_the_metadata(model, tmp_path):
         assert told in str(error.value)
 
 
+@pytest.mark.parametrize("layer", ["visual.proj", "text_projection"])
+def test_a_model_whose_weights_are_no_numbers_has_no_metrics(tmp_path, layer):
+    """Compared with NaN nothing is nearer, and what is looked for would be found always."""
+    torch = pytest.importorskip("torch")
+    weights = tiny_model.write(tmp_path / "tiny") / "checkpoints/epoch_latest.pt"
+    saved = torch.load(weights, weights_only=True)
+    saved["state_dict"][layer][0] = torch.nan
+    torch.save(saved, weights)
+    files = written(tmp_path, "own", [Made(picture(n), "png", [f"number {n}"]) for n in range(8)])
+    with pytest.raises(CurateError, match="its features have NaN or infinity"):
+        zero_shot.retrieve(models.open_model(str(tmp_path / "tiny")), files, 4, lambda done: None)
+
+
 def test_a_broken_image_is_an_error(model, tmp_path):
     samples = [Made(picture(n) if n != 9 else picture(n)[:200], "png", 0) for n in range(20)]
     files = written(tmp_path, "own", samples, NAMES, TEMPLATES)
