@@ -52,7 +52,7 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
         CurateError: a stage is unknown or missing, or its options are no mapping.
         SystemExit: 2, where a command doesn't take its options.
     """
-    if not isinstance(given, Mapping) or not isinstance(given.get("out"), str):
+    if not isinstance(given, Mapping) or not isinstance(given.get("out"), str) or not given["out"].strip("/"):
         raise CurateError(f"{path}: has no `out`, but every stage writes below that folder. Add out: runs/mine.")
     for name in given:
         if name not in (*STAGES, "out"):
@@ -61,29 +61,27 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
         raise CurateError(
             f"{path}: has no `choose`, but every other stage goes on from it. Add choose: {{pool: demo}}."
         )
-    commands = []
-    for stage in STAGES:
-        if stage in given:
-            options = _defaults(stage, given) | _options(given[stage], f"{path}: {stage}")
-            words = [word for name, value in options.items() for word in _words(name, value)]
-            _parser(stage).parse_args(words)
-            commands.append((stage, words if stage == "choose" else [stage, *words]))
+    asked = {stage: _options(given[stage], f"{path}: {stage}") for stage in STAGES if stage in given}
+    ties, commands = _ties(given["out"].rstrip("/"), asked), []
+    for stage, options in asked.items():
+        words = [word for name, value in (ties[stage] | options).items() for word in _words(name, value)]
+        _parser(stage).parse_args(words)
+        commands.append((stage, words if stage == "choose" else [stage, *words]))
     return commands
 
 
-def _defaults(stage: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """How a stage is tied to those before it."""
-    out = given["out"].rstrip("/")
-    scored = {"pool": f"{out}/score/metadata/"} if "score" in given else {}
-    ties: dict[str, dict[str, Any]] = {
-        "score": {"out": f"{out}/score"},
-        "choose": {**scored, "out": f"{out}/run"},
-        "train": {"data": f"{out}/run", "out": f"{out}/model"},
-        "evaluate": {"model": f"{out}/model", "out": f"{out}/results.jsonl"},
-        "submit": {"run": f"{out}/run", "train": f"{out}/model", "results": f"{out}/results.jsonl",
-                   "out": f"{out}/bundle"},
-    }  # fmt: skip
-    return ties[stage]
+def _ties(out: str, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The options that tie each stage to those before it, which may write elsewhere."""
+    names = {"score": "score", "choose": "run", "train": "model", "evaluate": "results.jsonl", "submit": "bundle"}
+    at = {stage: str(asked.get(stage, {}).get("out", f"{out}/{name}")) for stage, name in names.items()}
+    scored = {"pool": f"{at['score'].rstrip('/')}/metadata/"} if "score" in asked else {}
+    return {
+        "score": {"out": at["score"]},
+        "choose": {**scored, "out": at["choose"]},
+        "train": {"data": at["choose"], "out": at["train"]},
+        "evaluate": {"model": at["train"], "out": at["evaluate"]},
+        "submit": {"run": at["choose"], "train": at["train"], "results": at["evaluate"], "out": at["submit"]},
+    }
 
 
 def _options(given: Any, where: str) -> dict[str, Any]:
@@ -91,6 +89,10 @@ def _options(given: Any, where: str) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise CurateError(f"{where}: is {printable(given)}, but options by name are needed, as in gpus: 8.")
+    for name, value in given.items():
+        if value is None:
+            raise CurateError(f"{where}: {printable(name)} has no value, but an option has one. Give it, or leave the "
+                              f"option out.")  # fmt: skip
     return dict(given)
 
 

@@ -1,5 +1,6 @@
 """A model on many evaluation tasks: results as JSON lines in DataComp's form, task by task, and their means."""
 
+import hashlib
 import json
 import os
 import time
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, printable, reason
 from pipeline import manifest, models, remote, storage, task_files, zero_shot
 from pipeline.progress import Line
 from pipeline.tasks import GROUPS, Task
@@ -41,13 +42,15 @@ def run(
         CurateError: files are missing or damaged, the model can't be read, or `out` is of another model or other data.
     """
     record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
-    wanted = [task for task in tasks if task.key not in results]
+    wanted = [task for task in tasks if not _has(results.get(task.key), task)]
     for task in wanted:
         folder = _folder(task, data, only_text=True)
         if data is not None:
             task_files.look(folder)
     encoder = models.open_model(model, pretrained)
-    about = {"model": encoder.name, "weights": encoder.weights, "data": os.path.abspath(data) if data else "the Hub"}
+    config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
+    about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
+             "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
     record = _claim(record_path, about, bool(results))
     if overwrite:
         storage.remove(out)
@@ -60,6 +63,11 @@ def run(
         storage.write_json(record_path, record)
         storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
     return record | {"means": means(results), "results": results}
+
+
+def _has(line: dict[str, Any] | None, task: Task) -> bool:
+    """Whether the line is of the task with the main metric that is asked for."""
+    return line is not None and line["metrics"].get(task.main_metric) == line["metrics"]["main_metric"]
 
 
 def _evaluate(task: Task, data: str | None, model: models.Model, batch: int, label: str) -> tuple[dict[str, Any], int]:
@@ -121,9 +129,9 @@ def read_results(out: str) -> dict[str, dict[str, Any]]:
     for number, text in enumerate(storage.read(out).decode("utf-8", "replace").splitlines(), 1):
         try:
             line = json.loads(text)
-            line["metrics"]["main_metric"] + 0.0
+            float(line["metrics"]["main_metric"] + 0)
             found[line["key"]] = line
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             raise CurateError(f"{out}: line {number} is {printable(text)!r}, but results have a key and a main metric "
                               f"in each. Name another file, or say --overwrite.") from error  # fmt: skip
     return found
@@ -133,7 +141,12 @@ def _claim(path: str, about: dict[str, str], used: bool) -> dict[str, Any]:
     """The record to go on with; a new one where there are no results yet."""
     if not used:
         return {**about, "tasks": {}}
-    record = storage.read_json(path) if os.path.exists(path) else {}
+    try:
+        record = storage.read_json(path) if os.path.exists(path) else {}
+        record["tasks"] = dict(record.get("tasks", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CurateError(f"{path}: can't be read ({reason(error)}), but it says what the results beside it are of. "
+                          f"Name another --out, or say --overwrite.") from error  # fmt: skip
     if differ := [name for name in about if record.get(name) != about[name]]:
         name = differ[0]
         raise CurateError(f"{path}: the results beside it are of {name} {printable(record.get(name, '(not said)'))}, "

@@ -28,6 +28,8 @@ TRACKS = ("filtering", "byod")
 
 #: What AdamW has where a scale says nothing: open_clip's for names with "vit", which all of the scales' models have.
 _BETA2 = 0.98
+#: What all of the scales are trained in; `curate train` does so on a GPU.
+_PRECISION = "amp"
 
 _LINKS = pa.schema([("url", pa.string()), ("text", pa.string())])
 
@@ -71,9 +73,13 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     _check_out(asked.out)
     training_record = read_training(asked.train)
     runs = [_open_run(path) for path in asked.runs]
-    results = _check_results(asked, training_record)
+    results, evaluated = _check_results(asked, training_record)
     _check_data(runs, training_record)
-    lacks = [*_differences(asked.train, training_record), *_other_pools(asked, runs, training_record["scale"])]
+    lacks = [
+        *_differences(asked.train, training_record),
+        *_other_pools(asked, runs, training_record["scale"]),
+        *_other_tasks(results, evaluated),
+    ]
     if missing := [key for key in DATACOMP if key not in results]:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if missing[5:] else "")
         lacks.append(
@@ -132,15 +138,16 @@ def _open_run(path: str) -> finished.Run:
     return run
 
 
-def _check_results(asked: Asked, training_record: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The results' lines by key, which are of the trained weights."""
+def _check_results(asked: Asked, training_record: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The results' lines by key, which are of the trained weights, and how many images each is of."""
     if not os.path.exists(asked.results):
         raise CurateError(f"--results {printable(asked.results)}: there is no such file. Give the --out of `curate "
                           f"evaluate`.")  # fmt: skip
     about = f"{asked.results.removesuffix('.jsonl')}.json"
     try:
-        weights = storage.read_json(about)["weights"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        record = storage.read_json(about)
+        weights, sizes = record["weights"], {key: int(task["size"]) for key, task in record["tasks"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurateError(f"{about}: can't be read ({reason(error)}), but it says which model the results beside it "
                           f"are of. `curate evaluate` writes it.") from error  # fmt: skip
     if weights != training_record["weights_sha256"]:
@@ -151,7 +158,7 @@ def _check_results(asked: Asked, training_record: dict[str, Any]) -> dict[str, d
         if not 0 <= (score := line["metrics"]["main_metric"]) <= 1:
             raise CurateError(f"{asked.results}: {printable(key)} has the main metric {score}, but one is needed from "
                               f"0 to 1. Evaluate it again.")  # fmt: skip
-    return results
+    return results, sizes
 
 
 def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> None:
@@ -172,7 +179,7 @@ def _differences(folder: str, record: dict[str, Any]) -> Iterator[str]:
         yield f"{record['scale']} is none of DataComp's scales"
     name, config, _ = training.model_config(own.model)
     wanted = {"model": name, "samples_seen": own.samples_seen, "batch": own.batch, "lr": own.lr, "warmup": own.warmup,
-              "beta2": own.beta2 or _BETA2}  # fmt: skip
+              "beta2": own.beta2 or _BETA2, "checkpoints": own.checkpoints, "precision": _PRECISION}  # fmt: skip
     for key, value in wanted.items():
         if record.get(key) != value:
             yield f"{key} is {printable(record.get(key))} and not the scale's {value}"
@@ -185,20 +192,33 @@ def _other_pools(asked: Asked, runs: Sequence[finished.Run], scale: str) -> Iter
         return
     for run in runs:
         assert run.manifest is not None
-        pool, of = _pool(run.manifest)
+        pool, of, in_part = _pool(run.manifest)
         if pool != "commoncrawl" or of != scale:
             yield f"{run.path} is of the pool {printable(pool)}{f' {of}' if of else ''} and not of CommonPool's {scale}"
-        elif run.manifest.get("limit_files"):
+        elif in_part:
             yield f"{run.path} looked at a part of its pool only"
 
 
-def _pool(manifest: Any) -> tuple[str, str | None]:
-    """The pool's name and scale; of one that `curate score` added columns to, the one that it scored."""
+def _other_tasks(results: dict[str, dict[str, Any]], sizes: dict[str, int]) -> Iterator[str]:
+    """How the tasks differ from DataComp's."""
+    for key in filter(results.__contains__, DATACOMP):
+        task, metrics = DATACOMP[key], results[key]["metrics"]
+        if metrics.get(task.main_metric) != metrics["main_metric"]:
+            yield f"the main metric of {key} is not its {task.main_metric}"
+        if task.size is not None and sizes.get(key, 0) < task.size:
+            yield f"{key} is of {sizes.get(key, 0):,} and not of {task.size:,}"
+
+
+def _pool(manifest: Any) -> tuple[str, str | None, bool]:
+    """The pool's name and scale, and whether only a part of it was looked at.
+
+    Of a pool that `curate score` added columns to, they are those of the one that it scored.
+    """
     scored = storage.join(manifest["pool"].rstrip("/").removesuffix("/metadata"), "scores.json")
     if storage.is_local(scored) and os.path.exists(scored):
         record = storage.read_json(scored)
-        return record["pool"], record["scale"]
-    return manifest["pool"], manifest["scale"]
+        return record["pool"], record["scale"], bool(manifest.get("limit_files") or record.get("limit_files"))
+    return manifest["pool"], manifest["scale"], bool(manifest.get("limit_files"))
 
 
 def _record(
@@ -247,22 +267,21 @@ def write_links(run: str, path: str) -> None:
     with storage.atomic(path) as file, pq.ParquetWriter(file, _LINKS) as writer:
         for name in filter(lambda name: name.endswith(".tar"), storage.names(folder)):
             with tars.opened(storage.join(folder, name)) as tar:
-                facts = [_json_of(tar, sample) for sample in tars.samples(tar)]
-            rows = [{"url": fact.get("url"), "text": fact.get("caption")} for fact in facts]
+                rows = [_link(tar, sample) for sample in tars.samples(tar)]
             writer.write_table(pa.Table.from_pylist(rows, _LINKS))
 
 
-def _json_of(tar: tars.Source, sample: tars.Sample) -> dict[str, Any]:
-    where = f"{tar.name}: the json of {printable(sample.key)}"
+def _link(tar: tars.Source, sample: tars.Sample) -> dict[str, str | None]:
     member = sample.members.get("json")
     try:
-        fact = json.loads(tar.read(member.data, member.size)) if member else None
-    except (ValueError, RecursionError):
-        fact = None
-    if not isinstance(fact, dict):
-        raise CurateError(f"{where} is missing or broken, but a byod submission names each url and caption. Make the "
-                          f"shards again.")  # fmt: skip
-    return fact
+        fact = json.loads(tar.read(member.data, member.size) if member else b"null")
+        link = {"url": fact.get("url"), "text": fact.get("caption")}
+        for text in filter(None, link.values()):
+            text.encode()  # what is no text, or can't be written, is as broken
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CurateError(f"{tar.name}: the json of {printable(sample.key)} is missing or broken, but a byod "
+                          f"submission names each url and caption. Make the shards again.") from error  # fmt: skip
+    return link
 
 
 def files(out: str, scale: str) -> list[tuple[str, int]]:

@@ -45,12 +45,16 @@ def study(curate, write_pool, toy_rows, tmp_path):
     (tmp_path / "model/model.json").write_text(config.read_text())
     manifest = hashlib.sha256((tmp_path / "run/manifest.json").read_bytes()).hexdigest()
     data = {"run": "runs/mine", "weight": 1.0, "samples": 300, "shards": 3, "sha256": manifest}
-    record = {"scale": "small", **dataclasses.asdict(small), "beta2": 0.98, "data": [data], "finished": True,
-              "loss": [[1, 8.3]], "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
+    record = {"scale": "small", **dataclasses.asdict(small), "beta2": 0.98, "precision": "amp", "data": [data],
+              "finished": True, "loss": [[1, 8.3]], "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
     (tmp_path / "model/train.json").write_text(json.dumps(record))
-    lines = [{"key": key, "dataset": task.name, "metrics": {"main_metric": 0.25}} for key, task in DATACOMP.items()]
+    lines = [
+        {"key": key, "dataset": task.name, "metrics": {task.main_metric: 0.25, "main_metric": 0.25}}
+        for key, task in DATACOMP.items()
+    ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "results.json").write_text(json.dumps({"weights": record["weights_sha256"]}))
+    sizes = {key: {"size": task.size} for key, task in DATACOMP.items()}
+    (tmp_path / "results.json").write_text(json.dumps({"weights": record["weights_sha256"], "tasks": sizes}))
     return tmp_path
 
 
@@ -109,11 +113,25 @@ def without_a_task(study):
     (study / "results.jsonl").write_text("".join(line for line in lines if '"vtab/dtd"' not in line))
 
 
+def with_another_metric(study):
+    text = (study / "results.jsonl").read_text()
+    (study / "results.jsonl").write_text(text.replace('{"acc1": 0.25, ', '{"acc5": 0.25, ', 1))
+
+
+def with_part_of_a_task(study):
+    sizes = json.loads((study / "results.json").read_text())["tasks"]
+    change(study / "results.json", tasks=sizes | {"imagenet1k": {"size": 60}})
+
+
 LACKS = {
     "has 37 of the 38 tasks; missing are vtab/dtd": without_a_task,
     "model is RN50 and not the scale's ViT-B-32": lambda s: change(s / "model/train.json", model="RN50"),
     "samples_seen is 5 and not the scale's 12800000": lambda s: change(s / "model/train.json", samples_seen=5),
     "batch is 8 and not the scale's 4096": lambda s: change(s / "model/train.json", batch=8),
+    "the main metric of cifar10 is not its acc1": with_another_metric,
+    "imagenet1k is of 60 and not of 50,000": with_part_of_a_task,
+    "precision is fp32 and not the scale's amp": lambda s: change(s / "model/train.json", precision="fp32"),
+    "checkpoints is 1 and not the scale's 5": lambda s: change(s / "model/train.json", checkpoints=1),
     "beta2 is 0.95 and not the scale's 0.98": lambda s: change(s / "model/train.json", beta2=0.95),
     "the model is called ViT-B-32 but has another config": lambda s: change(s / "model/model.json", embed_dim=4),
 }
@@ -149,6 +167,14 @@ def test_a_subset_of_another_pool_is_refused_in_the_filtering_track(study, capsy
     assert lack in capsys.readouterr().err
 
 
+def test_a_part_of_a_pool_stays_one_when_it_is_scored(study, capsys):
+    (study / "scored").mkdir()
+    (study / "scored/scores.json").write_text(json.dumps({"pool": "commoncrawl", "scale": "small", "limit_files": 1}))
+    test_a_subset_of_another_pool_is_refused_in_the_filtering_track(
+        study, capsys, {"pool": str(study / "scored/metadata"), "scale": None}, "looked at a part of its pool only"
+    )
+
+
 def another_subset(study):
     np.save(study / "run/subset.npy", np.array([(1, 2)], "u8,u8"))
 
@@ -159,6 +185,7 @@ REFUSED = {
     "is not what the training wrote": lambda s: (s / "model/checkpoints/epoch_latest.pt").write_bytes(b"other"),
     "there is no such file. Give the --out of `curate evaluate`": lambda s: (s / "results.jsonl").unlink(),
     "which model the results beside it are of": lambda s: (s / "results.json").unlink(),
+    "but it says which model the results beside it": lambda s: (s / "results.json").write_text("[]"),
     "is of the weights abc, but --train has others": lambda s: change(s / "results.json", weights="abc"),
     "was not trained on as it is": lambda s: change(s / "run/manifest.json", scale="small", x=1),
     "is not what its run wrote": another_subset,
@@ -176,7 +203,7 @@ def test_what_doesnt_belong_together_is_refused(study, capsys, words_of):
 
 @pytest.mark.parametrize("metric", ["NaN", "1.5", "-0.1"])
 def test_a_metric_is_a_fraction(study, capsys, metric):
-    text = (study / "results.jsonl").read_text().replace("0.25", metric, 1)
+    text = (study / "results.jsonl").read_text().replace('"main_metric": 0.25', f'"main_metric": {metric}', 1)
     (study / "results.jsonl").write_text(text)
     assert main(words(study)) == 1
     assert "from 0 to 1" in capsys.readouterr().err
@@ -230,10 +257,13 @@ def test_links_and_captions_come_from_the_shards(tmp_path):
         "url": ["http://x/0/0", "http://x/0/1", "http://x/1/0"],
         "text": ["a", None, "c"],
     }
-    with tarfile.open(tmp_path / "shards/00000001.tar", "w") as tar:
-        tar.addfile(tarfile.TarInfo("k.json"))
-    with pytest.raises(CurateError, match=r"00000001\.tar: the json of k is missing or broken"):
-        submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
+    for broken in (b"", b"[]", b'{"url": 5}', b'{"caption": "\\ud800"}'):
+        with tarfile.open(tmp_path / "shards/00000001.tar", "w") as tar:
+            member = tarfile.TarInfo("k.json")
+            member.size = len(broken)
+            tar.addfile(member, io.BytesIO(broken))
+        with pytest.raises(CurateError, match=r"00000001\.tar: the json of k is missing or broken"):
+            submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
 
 
 def test_the_tracks_are_those_of_the_pipeline():
@@ -265,6 +295,14 @@ def test_stages_are_tied_together():
     )
 
 
+def test_a_stage_goes_on_from_where_the_one_before_it_writes():
+    given = {"out": "o", "score": {"pool": "demo", "model": "m", "out": "s/"}, "choose": {"out": "r"},
+             "train": {"scale": "small"}}  # fmt: skip
+    plan = dict(run_job.plan(given, "s.yaml"))
+    assert plan["choose"] == ["--pool=s/metadata/", "--out=r"]
+    assert plan["train"] == ["train", "--data=r", "--out=o/model", "--scale=small"]
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [
@@ -273,6 +311,8 @@ def test_stages_are_tied_together():
         ({"out": "o", "train": {}}, "has no `choose`"),
         ({"out": "o", "choose": ["pool"]}, "options by name are needed"),
         ([], "has no `out`"),
+        ({"out": "", "choose": {}}, "has no `out`"),
+        ({"out": "o", "choose": {}, "submit": {**SUBMIT, "author": None}}, "s.yaml: submit: author has no value"),
     ],
 )
 def test_a_file_that_is_no_study(given, error):

@@ -98,6 +98,43 @@ def test_results_are_of_one_model_and_one_folder(model, data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_task_of_another_main_metric_is_done_again(model, data, tmp_path):
+    out = tmp_path / "results.jsonl"
+    first = evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)["results"]["own/a"]["metrics"]
+    again = evaluate.run([OWN[0]._replace(main_metric="acc5")], str(data), model, None, str(out), 5, False)
+    assert again["results"]["own/a"]["metrics"] == first | {"main_metric": first["acc5"]}
+    assert first["acc5"] != first["acc1"]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == list(again["results"].values())
+
+
+@pytest.mark.slow
+def test_the_same_weights_in_other_layers_are_another_model(model, data, tmp_path):
+    other = tiny_model.write(tmp_path / "other")
+    out = str(tmp_path / "results.jsonl")
+    evaluate.run(OWN[:1], str(data), str(other), None, out, 5, False)
+    (other / "model.json").write_text(json.dumps(tiny_model.CONFIG | {"quick_gelu": True}))
+    with pytest.raises(CurateError, match="the results beside it are of config_sha256 "):
+        evaluate.run(OWN, str(data), str(other), None, out, 5, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", ["", "[]", '{"tasks": 3}', "[" * 100_000])
+def test_a_damaged_record_is_an_error(model, data, tmp_path, record):
+    out = tmp_path / "results.jsonl"
+    evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)
+    (tmp_path / "results.json").write_text(record)
+    with pytest.raises(CurateError, match=r"results\.json: can't be read"):
+        evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"key": "a", "metrics": {"main_metric": 1%s}}' % ("0" * 400), "3"])
+def test_damaged_results_are_an_error(tmp_path, line):
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    with pytest.raises(CurateError, match=r"results\.jsonl: line 1 is"):
+        evaluate.read_results(str(tmp_path / "results.jsonl"))
+
+
+@pytest.mark.slow
 def test_a_task_that_fails_leaves_those_before_it(model, data, tmp_path):
     path = data / "wds_own-b_test/test/0.tar"
     path.write_bytes(path.read_bytes()[:-5000])
