@@ -102,6 +102,7 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     Args:
         model: a name of open_clip's, the path of a model's config in JSON, or a folder of `curate train`.
         pretrained: one of its tags, or a checkpoint, of which only weights are read, and no code; a folder has its own.
+            Images are prepared as for the tag; for a checkpoint as for the tags of its name, if they all agree.
 
     Raises:
         CurateError: no such model, tag or file, or it has other weights. No model has weights that were drawn.
@@ -114,6 +115,7 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
             f"--model {printable(model)}: the package open_clip_torch is not installed, but it has the models. "
             f"Run: pip install 'clip-curate[train]'"
         ) from error
+    own = os.path.isdir(model) or model.endswith(".json")
     if os.path.isdir(model):
         model, pretrained = os.path.join(model, CONFIG), pretrained or os.path.join(model, WEIGHTS)
     name = _known_name(model)
@@ -127,9 +129,13 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     config = open_clip.get_model_config(name)
     if not os.path.isfile(pretrained):
         _check_activation(name, config, pretrained)
+    preprocessing = _preprocessing(name, tags) if os.path.isfile(pretrained) and not own else {}
     device = "cuda" if on_gpu() else "cpu"
     try:
-        network = open_clip.create_model(name, pretrained, device=device, require_pretrained=True, weights_only=True)
+        network = open_clip.create_model(
+            name, pretrained, device=device, force_preprocess_cfg=preprocessing, require_pretrained=True,
+            weights_only=True,
+        )  # fmt: skip
     except Exception as error:  # open_clip and torch raise a dozen kinds on what is no checkpoint
         if not os.path.isfile(pretrained):
             raise CurateError(
@@ -159,6 +165,18 @@ def _check_activation(name: str, config: dict[str, Any], tag: str) -> None:
     if of_weights and not of_config and other in open_clip.list_models():
         raise CurateError(f"--pretrained {tag}: its weights are of QuickGELU, but --model {name} computes with GELU, "
                           f"which gives other features. Give --model {other}.")  # fmt: skip
+
+
+def _preprocessing(name: str, tags: Sequence[str]) -> dict[str, Any]:
+    """How images are prepared for all weights of that name: with a checkpoint open_clip doesn't look, and takes CLIP's.
+
+    Those of MobileCLIP and SigLIP, for two, are others. Empty where the tags differ, or there are none.
+    """
+    import open_clip
+
+    of_tags = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    kinds = [{key: of[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in of} for of in of_tags]
+    return kinds[0] if kinds and all(kind == kinds[0] for kind in kinds) else {}
 
 
 def on_gpu() -> bool:

@@ -55,11 +55,33 @@ def test_weights_of_another_activation_are_refused_before_they_are_fetched():
         open_model("ViT-L-14", "openai")
 
 
-def test_a_damaged_config_is_an_error(tmp_path):
-    pytest.importorskip("open_clip")
+def test_a_damaged_config_is_an_error(tmp_path, monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
     from metadata.errors import CurateError
     from pipeline.models import open_model
 
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [*open_clip.factory._MODEL_CONFIG_PATHS])
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(CurateError, match="is no JSON"):
         open_model(str(tmp_path / "deep.json"))
+
+
+@pytest.mark.parametrize(("interpolations", "mean"), [
+    (["bilinear", "bilinear"], 0.5),
+    (["bilinear", "bicubic"], 0.4815),
+])  # fmt: skip
+def test_images_are_prepared_for_a_checkpoint_as_for_published_weights(tmp_path, interpolations, mean):
+    open_clip = pytest.importorskip("open_clip")
+    from pipeline.models import open_model
+
+    folder = tiny_model.write(tmp_path / "model")
+    (tmp_path / "tiny-published.json").write_text(json.dumps(tiny_model.CONFIG))
+    open_clip.add_model_config(tmp_path / "tiny-published.json")
+    open_clip.pretrained._PRETRAINED["tiny-published"] = {
+        str(n): {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": kind} for n, kind in enumerate(interpolations)
+    }
+    weights = str(folder / "checkpoints/epoch_latest.pt")
+    by_name = open_model("tiny-published", weights).transform.transforms[-1]
+    assert by_name.mean[0] == pytest.approx(mean, abs=1e-4)
+    for model in (str(folder), str(tmp_path / "tiny-published.json")):  # a user's own, as the trainer prepares for it
+        assert open_model(model, weights).transform.transforms[-1].mean[0] == pytest.approx(0.4815, abs=1e-4)
