@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,22 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     assert score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))[
         "nothing_to_do"
     ]
+
+
+def test_a_pools_npz_that_is_damaged_is_named_and_what_was_scored_is_kept(pool, server, scored, request_of, tmp_path):
+    shutil.copytree(pool, tmp_path / "pool")
+    npz = sorted((tmp_path / "pool").glob("*.npz"))[1]
+    whole = npz.read_bytes()
+    npz.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    request = request_of(tmp_path / "out", pool=str(tmp_path / "pool"))
+    with pytest.raises(CurateError, match=rf"^{npz}: 'dedup\.npy' can't be read \(Bad CRC-32 .* Fetch it again, and"):
+        score(request)
+    npz.write_bytes(whole)
+    asked = len(server.requests)
+    score(request)
+    own = {number(row) for row in pq.read_table(npz.with_suffix(".parquet")).to_pylist()}
+    assert own.isdisjoint(number({"url": path}) for path in server.requests[asked:])
+    assert written(tmp_path / "out") == written(scored)
 
 
 @pytest.mark.parametrize(
