@@ -11,7 +11,8 @@
 
 Rows must pass every step, and a step sees only the rows that passed those before it: a fraction is of these. `about`
 and `shards` may be left out; `steps: []` keeps every row. A step whose other parameters have defaults may be written
-with the value of its first alone, and one with only defaults by its name alone.
+with the value of its first alone, and one with only defaults by its name alone. The name is of letters, digits and
+. _ -, as a run's folder is called by it unless told otherwise.
 """
 
 import dataclasses
