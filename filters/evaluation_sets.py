@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +37,7 @@ class OutsideEvaluationSets(Filter):
     targets: str
     threshold: float | None = None
     embedding: str = "dedup"
+    paths: ClassVar[tuple[str, ...]] = ("targets",)
 
     def __post_init__(self) -> None:
         if not is_feature(self.embedding):

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -39,8 +40,8 @@ class Fused(Fit):
             raise CurateError(f"{self.name}: weights are empty, but at least one score is needed. Write for example: "
                               f"weights: {{clip_l14_similarity_score: 0.5, dfn: 1}}")
         for name, weight in self.weights.items():
-            number = isinstance(weight, int | float) and not isinstance(weight, bool) and math.isfinite(weight)
-            if not isinstance(name, str) or not number or not weight:
+            number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if not isinstance(name, str) or not number or not 0 < abs(weight) <= sys.float_info.max:
                 raise CurateError(f"{self.name}: the weight of {printable(name)!r} is {printable(weight)!r}, but it is "
                                   f"a number other than 0 by the name of a column. Mend it, or leave it out.")
         if self.scale not in SCALES:

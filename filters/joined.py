@@ -59,7 +59,8 @@ def sources(pattern: str, names: Sequence[str], where: str) -> dict[str, tuple[s
     """Which of the files have a column of which of the names; () for a name that no file has. `where` is the step.
 
     Raises:
-        CurateError: no file fits the pattern, one can't be read, has no uid, or has a column that is no number.
+        CurateError: no file fits the pattern, one can't be read, has no uid that is text, has a column twice, or one
+            that is no number.
     """
     paths = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
     if not paths:
@@ -72,6 +73,11 @@ def sources(pattern: str, names: Sequence[str], where: str) -> dict[str, tuple[s
         if "uid" not in schema.names:
             raise CurateError(f"{path}: its columns are {printable(', '.join(schema.names))}, but scores are joined by "
                               f"uid. Add a column `uid`, or leave the file out.")
+        for name in ("uid", *found):
+            if (times := schema.names.count(name)) > 1:
+                raise CurateError(f"{path}: column {printable(name)!r} is there {times} times, but it is needed once. "
+                                  f"Mend the file, or leave it out.")
+        _check_text(schema.field("uid").type, path)
         for name in found:
             if name in schema.names:
                 _check_number(schema.field(name).type, name, path)
@@ -93,6 +99,14 @@ def numbers(scores: pa.Array, name: str, where: str) -> np.ndarray:
     _check_number(scores.type, name, where)
     values = scores.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+
+def _check_text(kind: pa.DataType, path: str) -> None:
+    try:
+        pa.nulls(0, kind).cast(pa.string())
+    except pa.ArrowException as error:
+        raise CurateError(f"{path}: column 'uid' is {kind}, but a uid is text. Mend the file, or leave it out."
+                          ) from error  # fmt: skip
 
 
 def _check_number(kind: pa.DataType, name: str, where: str) -> None:

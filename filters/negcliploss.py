@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from filters.base import Filter, Scorer
 from filters.best import Best
 from filters.features import TOLERANCE, inner, matrix, unit, unit_blocks
+from metadata import balancing
 from metadata import uids as uid
 from metadata.errors import CurateError, unknown
 from metadata.schema import MODEL_NAME, MODELS
@@ -51,6 +52,7 @@ def scores(
             them is held at a time.
         uids: UID_DTYPE, shape (rows,).
         batch: pairs in a batch, 2 or more.
+        seed: 0 to 2**64 - 1.
         tau: the temperature, 0.003 or more.
 
     Returns:
@@ -62,7 +64,7 @@ def scores(
     Source: negCLIPLoss (arXiv:2405.19547); batch, tau and draws are the paper's.
     Differs: the last batch is filled up, a small file's sums are those of a full batch, and no sum overflows.
     """
-    _check(batch, tau, draws)
+    _check(batch, tau, draws, seed)
     cosines = _cosines(images, texts)
     rows = np.flatnonzero(~np.isnan(cosines))
     losses = np.zeros(len(cosines))
@@ -81,10 +83,13 @@ def scores(
     return (cosines - tau * (losses / draws / 2 + math.log(batch / size))).astype(np.float32)
 
 
-def _check(batch: int, tau: float, draws: int) -> None:
+def _check(batch: int, tau: float, draws: int, seed: int) -> None:
     for name, value, least in (("batch", batch, 2), ("tau", tau, 0.003), ("draws", draws, 1)):
         if not value >= least:
             raise CurateError(f"negcliploss: {name} is {value}, but it is at least {least}. Give more.")
+    if math.isinf(tau):
+        raise CurateError("negcliploss: tau is inf, but what is divided by it must stay. Give 0.01, the paper's.")
+    balancing.check_seed(seed, "negcliploss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +110,7 @@ class NegClipLossScores(Scorer):
     def __post_init__(self) -> None:
         if not MODEL_NAME.fullmatch(self.embedding):
             raise unknown("embedding", self.embedding, MODELS, where="negcliploss")
-        _check(self.batch, self.tau, self.draws)
+        _check(self.batch, self.tau, self.draws, self.seed)
         object.__setattr__(self, "columns", ("uid", f"{self.embedding}_img", f"{self.embedding}_txt"))
 
     def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:

@@ -11,11 +11,14 @@
 
 Rows must pass every step, and a step sees only the rows that passed those before it: a fraction is of these. `about`
 and `shards` may be left out; `steps: []` keeps every row. A step whose other parameters have defaults may be written
-with the value of its first alone, and one with only defaults by its name alone.
+with the value of its first alone, and one with only defaults by its name alone. The name is of letters, digits and
+. _ -, as a run's folder is called by it unless told otherwise.
 """
 
 import dataclasses
 import pathlib
+import re
+import sys
 import typing
 from typing import Any
 
@@ -40,7 +43,7 @@ from filters.sizes import AspectRatio, ImageSize
 from filters.soft_cap import SoftCap
 from filters.text_based import ImagenetWord
 from filters.where import Where
-from metadata.errors import CurateError, unknown
+from metadata.errors import CurateError, printable, unknown
 
 #: What a YAML recipe may call a step, and what it makes; with a fraction in place of a threshold, what FRACTIONS has.
 STEPS: dict[str, type[Step]] = {
@@ -69,11 +72,31 @@ STEPS: dict[str, type[Step]] = {
 
 FRACTIONS: dict[type[Step], type[Step]] = {ClipScore: ClipScoreFraction, NormSim: NormSimFraction}
 
+#: A shard is one file, which is written whole or again from its start.
+_MOST_SAMPLES = 1_000_000
+
+_NAME = re.compile(r"[\w.-]{1,100}")
+
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a key that comes twice is an error."""
+    """YAML's safe subset, in which a key that comes twice is an error, and so is what no recipe needs.
+
+    That is aliases, of which a few lines may stand for a billion values, tags, and text that is no Unicode.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if event.anchor or getattr(event, "tag", None):
+            problem = "an anchor, an alias or a tag (&, * or ! without quotes)"
+            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        value.encode()  # a ValueError for half of a surrogate pair, which only an escape can give
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -95,8 +118,11 @@ def read(path: str) -> Recipe:
         content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise CurateError(f"{path}: can't be read ({error.strerror}), but it is the recipe. Check the path.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: dates such as 2020-99-99
-        raise CurateError(f"{path}: {_problem(error)}, but a recipe is YAML. Mend it.") from error
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: dates as 2020-99-99
+        raise CurateError(f"{path}: {_problem(error)}, but a recipe is plain YAML. Mend it.") from error
+    if content is None:
+        raise CurateError(f"{path}: is empty, but a recipe has a name and steps. Write at least: {{name: mine, steps: "
+                          f"[]}}")  # fmt: skip
     content = _typed(content, dict, "the file", path)
     for key in content:
         if key not in ("name", "about", "steps", "shards"):
@@ -105,8 +131,12 @@ def read(path: str) -> Recipe:
         if content.get(key) is None:
             raise CurateError(f"{path}: {key} is missing, but a recipe needs it. Add it (`steps: []` keeps every row).")
     steps = _typed(content["steps"], list, "steps", path)
+    name = _typed(content["name"], str, "name", path)
+    if not _NAME.fullmatch(name):
+        raise CurateError(f"{path}: name is {printable(name)!r}, but runs' folders are called by it: 1 to 100 letters, "
+                          f"digits and . _ - are needed. Rename it.")
     return Recipe(
-        name=_typed(content["name"], str, "name", path),
+        name=name,
         steps=tuple(_step(step, f"{path}, step {number}") for number, step in enumerate(steps, 1)),
         about=_typed(content.get("about", ""), str, "about", path),
         source=path,
@@ -126,8 +156,9 @@ def _samples(shards: Any, path: str) -> int:
         if key != "samples":
             raise unknown("key", str(key), ["samples"], where=f"{path}, shards")
     samples = _typed(shards.get("samples", Recipe.samples_per_shard), int, "samples", f"{path}, shards")
-    if samples < 1:
-        raise CurateError(f"{path}: shards have {samples} samples, but at least 1 is needed. Usual is 10000.")
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise CurateError(f"{path}: shards have {samples} samples, but at least 1 and at most {_MOST_SAMPLES} are "
+                          f"needed. Usual is 10000.")
     return samples
 
 
@@ -136,12 +167,15 @@ def _step(item: Any, where: str) -> Step:
     if isinstance(item, str):
         item = {item: {}}
     if not isinstance(item, dict) or len(item) != 1:
-        raise CurateError(f"{where}: is {item!r}, but it is one step's name with its parameters. "
+        raise CurateError(f"{where}: is {printable(repr(item))}, but it is one step's name with its parameters. "
                           f"Write for example: - image_size: {{min_side_px: 200}}")
     ((name, given),) = item.items()
     if name not in STEPS:
         raise unknown("step", str(name), STEPS, where=where)
     step, where = where, f"{where} ({name})"
+    if given is None:
+        raise CurateError(f"{where}: has nothing after the colon, but its parameters are needed there. Write them, or "
+                          f"the step's name without a colon.")  # fmt: skip
     made = STEPS[name]
     if not isinstance(given, dict):
         given = {dataclasses.fields(made)[0].name: given}  # type: ignore[arg-type]
@@ -172,11 +206,28 @@ def _parameters(made: type[Step], given: dict, where: str) -> dict[str, Any]:
 
 
 def _typed(value: Any, kind: Any, name: str, where: str) -> Any:
-    """`value`, if it is of the type; a whole number will do for any number, true and false for none."""
+    """`value`, if it is of the type; a whole number will do for any number, true and false for none.
+
+    Numbers are those that JSON and Arrow have: finite ones, and whole ones of 64 bits, with a sign but for a seed.
+    """
     kind = next((part for part in typing.get_args(kind) if part is not type(None)), kind)  # of `X | None`
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, float)):
+    if kind in (int, float) and isinstance(value, kind | int) and not isinstance(value, bool):
+        if kind is int and not -(1 << 63) <= value < 1 << (64 if name == "seed" else 63):
+            raise CurateError(f"{where}: {name} is {printable(value)}, but it is a whole number of 64 bits. Mend it.")
+        if not abs(value) <= sys.float_info.max:
+            raise CurateError(f"{where}: {name} is {printable(value)}, but it is a finite number. Mend it.")
+        return kind(value)
+    if isinstance(value, kind) and kind not in (int, float):
         return value
-    advice = "Mend it." if kind in _KINDS else "Put it in quotes: YAML reads no, yes and digits otherwise."
-    raise CurateError(f"{where}: {name} is {value!r}, but it is {_KINDS.get(kind, 'text')}. {advice}")
+    given = "without a value" if value is None else printable(repr(value))
+    raise CurateError(f"{where}: {name} is {given}, but it is {_KINDS.get(kind, 'text')}. {_advice(value, kind)}")
+
+
+def _advice(value: Any, kind: type) -> str:
+    if value is None:
+        return "Give one, or leave the name out."
+    if kind is float and isinstance(value, str):
+        return "Write it without quotes, as 0.1 or 1.0e-1: YAML needs the point and the exponent's sign."
+    if kind in _KINDS or isinstance(value, dict | list):
+        return "Mend it."
+    return "Put it in quotes: YAML reads no, yes and digits otherwise."

@@ -56,6 +56,9 @@ class Recipe:
     samples_per_shard: int = 10_000
 
     def __post_init__(self) -> None:
+        if len(self.steps) > 127:
+            raise CurateError(f"recipe {self.name}: has {len(self.steps)} steps, but at most 127 are possible: which "
+                              f"one dropped a row is kept in a byte. Join some, as `where` can.")
         for number, step in enumerate(self.steps, 1):
             if step.comes_last and number < len(self.steps):
                 raise CurateError(f"recipe {self.name}: {step.name} is step {number} of {len(self.steps)}, but it must "

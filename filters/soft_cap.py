@@ -81,8 +81,7 @@ class SoftCap(Fused):
         if not _LEAST_PENALTY <= self.penalty <= _MOST_PENALTY:
             raise CurateError(f"soft_cap: penalty is {self.penalty}, but it lies from {_LEAST_PENALTY:g} to "
                               f"{_MOST_PENALTY:g}. M-FLYT's is 0.15.")
-        if not 0 <= self.seed < 1 << 64:
-            raise CurateError(f"soft_cap: seed is {self.seed}, but it lies from 0 to 2**64 - 1. Give 0.")
+        balancing.check_seed(self.seed, self.name)
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"samples": self.samples, "penalty": self.penalty, "seed": self.seed}

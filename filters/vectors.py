@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from filters.features import inner, widen
+from metadata import npy
 from metadata.errors import CurateError, reason
 from metadata.schema import FEATURES
 
@@ -100,14 +101,10 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
 
 def _array(path: str, where: str) -> np.ndarray:
     try:
-        # Mapped, too, because what a damaged header says of the size would otherwise be taken from memory.
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError) as error:
-        raise CurateError(f"{where}: can't be read as .npy ({reason(error)}), but vectors are one, or a .pt. Fetch or "
-                          f"save it again.") from error  # fmt: skip
-    if not isinstance(found, np.ndarray):
-        raise CurateError(f"{where}: is an npz, but vectors are one array. Save it alone, with numpy.save.")
-    return found
+        return npy.load(path)
+    except (OSError, ValueError) as error:
+        raise CurateError(f"{where}: can't be read as .npy ({reason(error)}), but vectors are one, or a .pt. Fetch it "
+                          f"again, or save it with numpy.save.") from error  # fmt: skip
 
 
 def _tensor(path: str, where: str) -> np.ndarray:
@@ -128,7 +125,11 @@ def _tensor(path: str, where: str) -> np.ndarray:
                           f"Fetch it again, or save it as .npy.") from error  # fmt: skip
     found = found.get("image_features") if isinstance(found, dict) else found
     if isinstance(found, torch.Tensor) and found.dtype in (torch.float16, torch.float32):
-        found = found.detach().contiguous().numpy()
+        try:
+            found = found.detach().contiguous().resolve_neg().numpy()
+        except (RuntimeError, TypeError) as error:
+            raise CurateError(f"{where}: holds a tensor that is no array ({reason(error)}), but a dense one with its "
+                              f"values is needed. Save it so, or as .npy.") from error  # fmt: skip
     if not isinstance(found, np.ndarray):
         kind = getattr(found, "dtype", type(found).__name__)
         raise CurateError(f"{where}: holds {kind}, but a tensor of float16 or float32 is needed. Save it so.")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from filters.base import Filter
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, printable, reason
 
 _TABLE = "__batch__"
 
@@ -50,16 +50,16 @@ class Where(Filter):
         import duckdb
 
         with _connection().cursor() as cursor:
-            cursor.register(_TABLE, pa.Table.from_batches([batch.select(self.columns)]))
             try:
+                cursor.register(_TABLE, pa.Table.from_batches([batch.select(self.columns)]))
                 answer = cursor.execute(f"SELECT ({self.sql}\n) AS keep FROM {_TABLE}")
                 kind = str(answer.description[0][1])
                 if kind.lower() not in ("boolean", "bool"):
                     raise _error(self.sql, f"gives {kind}", "true or false for each row", "Compare it with something.")
                 keep = answer.fetchnumpy()["keep"]
             except duckdb.Error as error:
-                reason = printable(str(error).splitlines()[0], 300)
-                raise _error(self.sql, f"failed ({reason})", "an answer for each row",
+                said = printable(str(error).splitlines()[0], 300)
+                raise _error(self.sql, f"failed ({said})", "an answer for each row",
                              "For values that may not convert, use try_cast.") from error
         return pa.array(np.ma.filled(keep, False).astype(bool, copy=False))
 
@@ -106,11 +106,16 @@ def _columns(sql: str) -> tuple[str, ...]:
 
 def _parse(sql: str) -> dict[str, Any]:
     """DuckDB's syntax tree of the expression."""
+    import duckdb
+
     if not sql.strip():
         raise _error(sql, "is empty", "an SQL expression", "Write for example: original_width >= 512")
     query = f"SELECT ({sql}\n) FROM {_TABLE}"
     with _connection().cursor() as cursor:
-        tree = json.loads(cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()[0])
+        try:
+            tree = json.loads(cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()[0])
+        except duckdb.Error as error:  # it is no UTF-8
+            raise _error(sql, f"is not SQL ({reason(error)})", "one expression", "Mend it.") from error
     if tree["error"]:
         raise _error(sql, f"is not SQL ({printable(tree['error_message'], 300)})", "one expression", "Mend it.")
     nodes = [statement["node"] for statement in tree["statements"]]
@@ -172,6 +177,9 @@ def _check_function(sql: str, name: str) -> None:
     for overload in overloads:
         if overload.kind == "macro":
             for node in _nodes(_parse(overload.definition)):
+                if node.get("function_name", "").lower() == name:  # so are those that ask for the session's state
+                    raise _error(sql, f"calls {name}, which depends on more than the row", "a test of each row alone",
+                                 "Leave it out.")
                 _check(sql, node)
 
 

@@ -94,10 +94,15 @@ def add_recipe_arguments(group: argparse._ActionsContainer) -> None:
 def recipe_of(args: argparse.Namespace):
     """The Recipe that `add_recipe_arguments`' options ask for, with the pool's own entry lists."""
     from filters import recipes
+    from filters.balance import Balance
     from pipeline.pools import entry_lists
 
     lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
-    return recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
+    recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
+    if args.entries and not any(isinstance(step, Balance) and step.entries in lists for step in recipe.steps):
+        raise CurateError(f"--entries {printable(args.entries)}: is given, but recipe {recipe.name} doesn't balance by "
+                          f"the entries of a run. Leave it out.")  # fmt: skip
+    return recipe
 
 
 def add_image_arguments(group: argparse._ActionsContainer) -> None:
@@ -243,8 +248,8 @@ def _summarise(record: dict[str, Any], out: str) -> None:
 
 
 def listed(values: Mapping[str, Any]) -> str:
-    """Numbers and words by name; hashes, and what has parts of its own, are for the manifest."""
-    shown = {name: value for name, value in values.items() if name != "sha256" and not isinstance(value, dict)}
+    """Numbers and words by name; hashes, and what has parts of its own, are for the manifest; what is None is not."""
+    shown = {name: value for name, value in values.items() if name != "sha256" and not isinstance(value, dict | None)}
     return ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
 
 

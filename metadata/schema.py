@@ -96,9 +96,22 @@ def is_feature(name: str) -> bool:
 def type_of(name: str, given: pa.DataType) -> pa.DataType:
     """What readers hand on of a column of that name that has the type `given` where it is."""
     column = known(name)
-    if column is None or name in KNOWN or not is_feature(name):
-        return column.type if column else given
+    if column is None:
+        return _plain(given)
+    if name in KNOWN or not is_feature(name):
+        return column.type
     return pa.list_(pa.float16(), given.list_size) if pa.types.is_fixed_size_list(given) else given
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type, but for views of strings, which Arrow can't take rows of."""
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        return pa.string() if pa.types.is_string_view(kind) else pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_plain(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
+    return kind
 
 
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (
@@ -132,7 +145,7 @@ def conform(array: pa.Array, column: str, where: str, first_row: int = 0) -> pa.
     """The column's values in the type that readers hand on.
 
     Floats are rounded to the nearest of that type, as CommonPool holds its scores. A column that is not `known`
-    keeps its type. Nulls stay.
+    keeps its type, but for views of strings. Nulls stay.
 
     Args:
         array: of a type that `fits`.

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import io
 import struct
-import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,8 +16,9 @@ from typing import BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from metadata import npy
 from metadata.errors import CurateError, printable, reason, unknown
-from metadata.schema import known, type_of
+from metadata.schema import FEATURES, known, type_of
 from pipeline import storage
 from pipeline.remote import RemoteFile
 
@@ -106,18 +106,20 @@ class Features:
             raise self._error(f"can't be read ({reason(error)})", "every row is needed", "Fetch it again.") from error
         about = known(column)
         assert about is not None  # or it would be no feature
-        self.kind = type_of(column, pa.list_(pa.float16(), shape[-1] if len(shape) == 2 else 1))
-        needed, dims = np.dtype(f"f{self.kind.value_type.bit_width // 8}"), self.kind.list_size
+        needed = np.dtype(f"f{about.type.value_type.bit_width // 8}")
+        own = shape[1] if len(shape) == 2 and 0 < shape[1] < 1 << 31 else 0  # Arrow counts them with 31 bits
+        dims = about.type.list_size if column in FEATURES else own
         if dtype != needed or fortran:
             raise self._error(f"is of type {dtype}{' in Fortran order' * fortran}", f"{needed} in C order is needed "
                               f"({column}: {about.about})", "Mend the file.")  # fmt: skip
-        if shape != (rows, dims):
-            raise self._error(f"has the shape {shape}", f"{(rows, dims)} is needed for the {rows} rows of its parquet "
-                              f"file", "Fetch both files again.")  # fmt: skip
+        if shape != (rows, dims) or not dims:
+            raise self._error(f"has the shape {shape}", f"({rows}, {dims or 'dims'}) is needed for the {rows} rows of "
+                              f"its parquet file", "Fetch both files again.")  # fmt: skip
         self.row_bytes = dims * dtype.itemsize
         if entry.file_size != length + rows * self.row_bytes:
             raise self._error(f"has {entry.file_size - length} bytes", f"{rows * self.row_bytes} are needed for its "
                               f"shape {shape}", "Fetch it again.")  # fmt: skip
+        self.kind = type_of(column, pa.list_(pa.float16(), dims))
         self.start, self.total, self.checksum = start + length, rows, entry.CRC
         self.seen, self.sum = 0, zlib.crc32(header[:length])
 
@@ -157,8 +159,8 @@ def _parse(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         raise ValueError(f"its format is {version}")
     try:
         return *_HEADERS[version](file), file.tell()
-    except (SyntaxError, TypeError, tokenize.TokenError, RecursionError, MemoryError) as error:
-        raise ValueError(f"its header is not one: {error}") from error  # numpy reads it with Python's own parser
+    except npy.DAMAGES as error:
+        raise ValueError(f"its header is not one: {reason(error)}") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable, reason
 from metadata.schema import score_column
 from pipeline import storage
 from pipeline.encoding import OUTCOMES, part_path
@@ -102,13 +103,22 @@ def _write_npz(file: ScoredFile, out: str, path: str, rows: int, dims: int) -> N
             check_free(npz.path, list(npz.members), array_names(file.model), "array")
             with zipfile.ZipFile(npz.file) as source:  # type: ignore[arg-type]
                 for entry in npz.members.values():
-                    with source.open(entry) as read, _member(made, entry.filename) as member:
-                        shutil.copyfileobj(read, member, 1 << 20)
+                    _copy(npz.path, source, entry, made)
         for array, name in zip(("img", "txt"), array_names(file.model), strict=True):
             with _member(made, f"{name}.npy") as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 for values in _values(file, out, array):
                     member.write(np.ascontiguousarray(values, "<f2").data.cast("B"))
+
+
+def _copy(path: str, source: zipfile.ZipFile, entry: zipfile.ZipInfo, made: zipfile.ZipFile) -> None:
+    try:
+        with source.open(entry) as read, _member(made, entry.filename) as member:
+            shutil.copyfileobj(read, member, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+        raise CurateError(f"{path}: {printable(entry.filename)!r} can't be read ({reason(error)}), but all arrays of "
+                          f"the pool's are taken along. Fetch it again, and run the command again: what was scored "
+                          f"is kept.") from error  # fmt: skip
 
 
 def _member(made: zipfile.ZipFile, name: str) -> Any:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metadata import npy
 from metadata.errors import CurateError, printable
 from pipeline import storage
 
@@ -38,8 +39,8 @@ def local_file(path: str) -> Iterator[str]:
 
 
 def load(path: str) -> np.ndarray:
-    """The uids of a local file, as a memory map."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    """The uids of a local file that was checked, as a memory map."""
+    return npy.load(path)
 
 
 def check(path: str, name: str) -> Facts:
@@ -53,11 +54,9 @@ def check(path: str, name: str) -> Facts:
         CurateError: it is no .npy of dtype u8,u8 and one dimension, or is empty or not sorted.
     """
     try:
-        uids = load(path)
-    except (ValueError, EOFError) as error:
-        raise _unfit(name, printable(error)) from None
-    if not isinstance(uids, np.ndarray):
-        raise _unfit(name, "an archive of several arrays")
+        uids = npy.load(path)
+    except ValueError as error:
+        raise _unfit(name, str(error)) from error
     if uids.dtype != UID_DTYPE or uids.ndim != 1 or not len(uids):
         raise _unfit(name, f"dtype {printable(uids.dtype)} and shape {uids.shape}")
     distinct = 1

@@ -201,6 +201,8 @@ def _files(tar: Source) -> Iterator[tuple[str, int, int, int]]:
                 raise ValueError(f"the tar is cut off: a member goes on to byte {end}, the tar to byte {tar.size}")
             if kind not in _FILE and kind != _DIRECTORY:
                 records = _extended(kind, tar, data, size)
+                if "\0" in records.get("path", ""):
+                    raise ValueError(f"a name with a NUL, {printable(records['path'])!r}")
                 if kind == _PAX and size <= BLOCK and not records and len(timed) < 100:
                     timed[block] = size
                 given |= records

@@ -2,7 +2,6 @@
 
 import dataclasses
 import glob
-import io
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from metadata import npy
 from metadata.errors import CurateError, printable, reason
 from pipeline import storage, tars
 
@@ -183,10 +183,10 @@ def _captions(text: bytes, where: str) -> list[str]:
 def _numbers(data: bytes, where: str) -> np.ndarray:
     """A .npy member: one line of numbers."""
     try:
-        numbers = np.load(io.BytesIO(data), allow_pickle=False)
-        if not isinstance(numbers, np.ndarray) or numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+        numbers = npy.load(data)
+        if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
             raise ValueError("no line of numbers")
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+    except (ValueError, OSError) as error:
         raise _broken(where, f"metadata that can't be read ({reason(error)})", "a .npy of numbers is needed"
                       ) from error  # fmt: skip
     return numbers

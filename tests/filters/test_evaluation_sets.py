@@ -9,6 +9,7 @@ import pytest
 
 from filters.evaluation_sets import OutsideEvaluationSets
 from filters.recipe_file import read
+from filters.recipes import open_recipe
 from metadata.errors import CurateError
 
 RNG = np.random.default_rng(0)
@@ -105,3 +106,7 @@ steps:
   - outside_evaluation_sets: {{targets: {made.targets}, threshold: 0.9, embedding: b32_img}}
 """)
     assert read(str(recipe)).steps == (made, OutsideEvaluationSets(made.targets, 0.9, "b32_img"))
+    recipe.write_text("{name: clean, steps: [outside_evaluation_sets: evalset]}")
+    assert open_recipe(str(recipe), {}, {"evalset": made.targets}).steps == (made,)
+    with pytest.raises(CurateError, match=r"needs a file of evalset, but none was given\. Give --file evalset=PATH"):
+        open_recipe(str(recipe))

@@ -137,6 +137,8 @@ def test_where_the_files_lie_does_not_matter(tmp_path: pathlib.Path) -> None:
         ({"a": "1"}, "the weight of 'a' is '1'"),
         ({"a": True}, "the weight of 'a' is 'True'"),
         ({"a": math.nan}, "the weight of 'a' is 'nan'"),
+        ({"a": -math.inf}, "the weight of 'a' is '-inf'"),
+        ({"a": 10**400}, "the weight of 'a' is '1000"),
         ({3: 1.0}, "the weight of '3' is"),
     ],
 )

@@ -103,6 +103,11 @@ def test_a_uid_with_two_scores_is_named_with_its_files(tmp_path: pathlib.Path) -
         JoinedScore("dfn", (a, b, c)).build()
 
 
+def twice(path: pathlib.Path, names: list[str]) -> None:
+    arrays = {"uid": pa.array([uid(0)]), "dfn": pa.array([1.0])}
+    pq.write_table(pa.Table.from_arrays([arrays[name] for name in names], names), path)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -110,6 +115,9 @@ def test_a_uid_with_two_scores_is_named_with_its_files(tmp_path: pathlib.Path) -
         (lambda path: path.write_bytes(b"PAR1"), r"a\.parquet: it can't be read \(.*\), but scores are in parquet"),
         (lambda path: pq.write_table(pa.table({"id": ["a"], "dfn": [1.0]}), path), "its columns are id, dfn, but"),
         (lambda path: pq.write_table(pa.table({"uid": [uid(0)], "dfn": ["1"]}), path), "column 'dfn' is string, but"),
+        (lambda path: pq.write_table(pa.table({"uid": [[1]], "dfn": [1.0]}), path), "column 'uid' is list<.*>, but a"),
+        (lambda path: twice(path, ["uid", "uid", "dfn"]), "a.parquet: column 'uid' is there 2 times, but"),
+        (lambda path: twice(path, ["uid", "dfn", "dfn"]), "a.parquet: column 'dfn' is there 2 times, but"),
         (lambda path: written(path, ["abc"], dfn=[1]), r"a\.parquet: the uid of row 0 is 'abc', but a uid is 32"),
         (lambda path: written(path, [None], dfn=[1]), r"a\.parquet: the uid of row 0 is null"),
         (lambda path: written(path, [uid(0)], dfn=[None]), r"a\.parquet: no row has a dfn, but it has a weight"),

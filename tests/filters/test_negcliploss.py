@@ -119,11 +119,16 @@ def test_nothing_to_score() -> None:
     ({"batch": 1}, "negcliploss: batch is 1, but it is at least 2. Give more."),
     ({"tau": 0.0}, "negcliploss: tau is 0.0, but it is at least 0.003. Give more."),
     ({"tau": float("nan")}, "negcliploss: tau is nan, but"),
+    ({"tau": float("inf")}, "negcliploss: tau is inf, but"),
+    ({"seed": -1}, "negcliploss: seed is -1, but it lies from 0 to 2**64 - 1. Give 0."),
     ({"draws": 0}, "negcliploss: draws is 0, but it is at least 1. Give more."),
 ])  # fmt: skip
 def test_parameters_out_of_range(options, told) -> None:
     with pytest.raises(CurateError) as error:
         negcliploss.scores(units(3), units(3), uids_of(3), **options)
+    assert str(error.value).startswith(told)
+    with pytest.raises(CurateError) as error:
+        negcliploss.NegClipLossFraction(0.3, **options)
     assert str(error.value).startswith(told)
 
 

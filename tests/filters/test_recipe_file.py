@@ -3,6 +3,7 @@
 import pathlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from filters import recipe_file
@@ -115,15 +116,21 @@ def test_a_fitted_step_can_be_written_back(written) -> None:
     assert open_recipe(written(text)).steps == (step,)
 
 
+#: Ten lists of ten of the one before: 10^9 values in 200 bytes.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
 MISTAKES = [
-    ("", "the file is None, but it is a mapping of names to values."),
+    ("", ": is empty, but a recipe has a name and steps. Write at least: {name: mine, steps: []}"),
+    ("# nothing", ": is empty, but"),
     ("- a", "the file is ['a'], but it is a mapping"),
     ("steps: []", "name is missing"),
     ("{name: 3, steps: []}", "name is 3, but it is text. Put it in quotes"),
     ("{name: a, steps: {}}", "steps is {}, but it is a list."),
     ("{name: a, steps: [], shard: {}}", "unknown key 'shard'. Did you mean 'shards'?"),
     ("{name: a, steps: [], shards: {sample: 3}}", "shards: unknown key 'sample'. Did you mean 'samples'?"),
-    ("{name: a, steps: [], shards: {samples: 0}}", "shards have 0 samples, but at least 1 is needed."),
+    ("{name: a, steps: [], shards: {samples: 0}}", "shards have 0 samples, but at least 1 and at most 1000000 are"),
+    (f"{{name: a, steps: [], shards: {{samples: {10**6 + 1}}}}}", "shards have 1000001 samples, but at least 1 and at"),
+    (f"{{name: a, steps: [], shards: {{samples: {10**90}}}}}", "shards: samples is 1000"),
     ("{name: a, steps: [], shards: {samples: 1.5}}", "shards: samples is 1.5, but it is a whole number."),
     ("{name: a, steps: [], shards: {samples: true}}", "samples is True, but it is a whole number."),
     ("{name: a, steps: [], shards: 5}", "shards is 5, but it is a mapping"),
@@ -145,7 +152,26 @@ MISTAKES = [
     ("{name: a, steps: [{clip_score: {threshold: 0.1, fraction: 0.1}}]}", "has both of threshold and fraction"),
     ("{name: a, steps: [{clip_score: {fraction: 0.1}}]}", "model is missing"),
     ("{name: a, steps: [{clip_score: {model: l14, fraction: 30}}]}", "fraction is 30.0, but it lies above 0"),
-    ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is NaN"),
+    ("{name: a, steps: [{clip_score: {model: l14, threshold: .nan}}]}", "threshold is nan, but it is a finite"),
+    ("{name: a, steps: [{clip_score: {model: l14, threshold: -.inf}}]}", "threshold is -inf, but it is a finite"),
+    ("{name: a, steps: [{clip_score: {model: l14, threshold: 1.0e+400}}]}", "threshold is inf, but"),
+    ("{name: a, steps: [{aspect_ratio: .inf}]}", "step 1 (aspect_ratio): max_ratio is inf, but it is a finite number."),
+    (f"{{name: a, steps: [{{clip_score: {{model: l14, fraction: {10**320}}}}}]}}", "fraction is 1000"),
+    (f"{{name: a, steps: [{{image_size: {10**20}}}]}}", "min_side_px is 1000"),
+    (f"{{name: a, steps: [{{caption_length: {{min_words: {1 << 63}}}}}]}}", "is 9223372036854775808, but it is a whole "
+     "number of 64 bits. Mend it."),
+    (f"{{name: a, steps: [{{caption_tokens: -{10**20}}}]}}", "but it is a whole number of 64 bits. Mend it."),
+    (f"{{name: a, steps: [{{distinct: {{by: text, seed: {1 << 64}}}}}]}}", "seed is 18446744073709551616, but"),
+    ("{name: a, steps: [{clip_score: {model: l14, fraction: 1e-1}}]}", "fraction is '1e-1', but it is a number. Write "
+     "it without quotes, as 0.1 or 1.0e-1: YAML needs the point and"),
+    ("name: a\nsteps:\n- language:", "(language): has nothing after the colon, but its parameters are needed there. "),
+    ("{name: a, steps: [{language: [en]}]}", "language is ['en'], but it is text. Mend it."),
+    ("{name: a, steps: [{caption_length: {max_words: }}]}", "max_words is without a value, but it is a whole number. "
+     "Give one, or leave the name out."),
+    ("{name: a/../../b, steps: []}", "name is 'a/../../b', but runs' folders are called by it: 1 to 100 letters, "),
+    ("{name: a b, steps: []}", "name is 'a b', but"),
+    ("{name: '', steps: []}", "name is '', but"),
+    (f"{{name: {'a' * 101}, steps: []}}", "but runs' folders are called by it: 1 to 100 letters, digits and . _ "),
     ("{name: a, steps: [{clip_score: {model: ViT, threshold: 0.2}}]}", "unknown model 'ViT'. Known: b32, l14."),
     ("{name: a, steps: [{image_based: {centroids: a.npy}}]}", "step 1 (image_based): targets is missing"),
     ("{name: a, steps: [{image_based: {centroids: a, targets: b, embedding: c}}]}", "unknown embedding 'c'"),
@@ -153,15 +179,23 @@ MISTAKES = [
     ("{name: a, steps: [{normsim: {targets: a, fraction: 2}}]}", "step 1: normsim: fraction is 2.0, but it lies above"),
     ("{name: a, steps: [{normsim: {targets: a, threshold: 2, of: pool}}]}", "(normsim): unknown parameter 'of'"),
     ("{name: a, steps: [{where: 'sum(a) > 1'}]}", "step 1: where: 'sum(a) > 1' calls sum"),
-    ("name: a\nsteps: [\n", "line 3: expected the node content, but found '<stream end>', but a recipe is YAML."),
+    ("name: a\nsteps: [\n", "line 3: expected the node content, but found '<stream end>', but a recipe is plain YAML."),
     ("name: a\nname: b\nsteps: []", "line 2: the key 'name' comes twice"),
     ("name: a\nsteps:\n- image_size: {min_side_px: 1, min_side_px: 2}", "line 3: the key 'min_side_px' comes twice"),
-    ("name: !!python/object/apply:os.system ['true']\nsteps: []", "line 1: could not determine a constructor"),
-    ("name: 2020-99-99\nsteps: []", "but a recipe is YAML."),
+    ("name: !!python/object/apply:os.system ['true']\nsteps: []", "line 1: an anchor, an alias or a tag (&, * or ! "),
+    ("name: !!int ''\nsteps: []", "line 1: an anchor, an alias or a tag (&, * or ! without quotes), but a recipe is"),
+    ("name: a\nsteps: !!bool maybe", "line 2: an anchor, an alias or a tag"),
+    ("name: !!timestamp x\nsteps: []", "line 1: an anchor, an alias or a tag"),
+    ("name: &a b\nabout: *a\nsteps: []", "line 1: an anchor, an alias or a tag"),
+    (BOMB, "line 1: an anchor, an alias or a tag"),
+    ('name: "\\ud800"\nsteps: []', "surrogates not allowed, but a recipe is plain YAML."),
+    ('{name: a, steps: [{where: "text = \'\\udfff\'"}]}', "surrogates not allowed, but a recipe is plain YAML."),
+    ("name: 1" + ":59" * 400 + ".5\nsteps: []", "too large"),
+    ("name: 2020-99-99\nsteps: []", "but a recipe is plain YAML."),
     ("? [a]\n: 1", "line 1: found unhashable key"),
-    ("[" * 10_000, "but a recipe is YAML."),
-    (b"name: \xff", "but a recipe is YAML."),
-    (b"name: \0", "but a recipe is YAML."),
+    ("[" * 10_000, "but a recipe is plain YAML."),
+    (b"name: \xff", "but a recipe is plain YAML."),
+    (b"name: \0", "but a recipe is plain YAML."),
 ]
 
 
@@ -173,6 +207,20 @@ def test_mistakes_are_named_with_the_file(written, text: str, words: str) -> Non
     assert str(error.value).startswith(path)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_seeds_have_all_64_bits_and_names_any_letters(written) -> None:
+    step = f"distinct: {{by: text, seed: {2**64 - 1}}}"
+    recipe = recipe_file.read(written(f"{{name: größe-v1.0_字, steps: [{step}]}}"))
+    assert recipe.name == "größe-v1.0_字"
+    assert recipe.steps == (Distinct("text", seed=2**64 - 1),)
+
+
+def test_the_largest_numbers_can_be_compared(written) -> None:
+    text = f"{{name: a, steps: [image_size: {2**63 - 1}, caption_tokens: {2**63 - 1}, caption_length: {2**63 - 1}]}}"
+    batch = pa.record_batch({"text": ["a b c"], "original_width": [300], "original_height": [300]})
+    for step in recipe_file.read(written(text)).steps:
+        assert step.keep(batch).to_pylist() == [False]
 
 
 def test_a_file_that_is_not_there(tmp_path: pathlib.Path) -> None:

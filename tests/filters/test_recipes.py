@@ -56,6 +56,12 @@ def test_balance_comes_last() -> None:
         Recipe("mine", (Balance(t=5), ClipScore("l14", 0.3)))
 
 
+def test_steps_are_as_many_as_a_byte_counts() -> None:
+    assert len(Recipe("mine", (ClipScore("l14", 0.3),) * 127).steps) == 127
+    with pytest.raises(CurateError, match=r"^recipe mine: has 128 steps, but at most 127 are possible: "):
+        Recipe("mine", (ClipScore("l14", 0.3),) * 128)
+
+
 def write_scores(folder: pathlib.Path) -> str:
     """Scores as m_flyt asks for them, of no pool in particular; gives their glob."""
     (m_flyt,) = RECIPES["m_flyt"].steps

@@ -70,11 +70,12 @@ def test_what_is_no_npy_of_vectors(tmp_path: pathlib.Path) -> None:
     np.save(path, np.array([{}]), allow_pickle=True)
     assert "can't be read as .npy (" in refused(path)
     data = (np.save(path, VALUES), path.read_bytes())[1]
-    for content in (b"", b"text", data[:-1], data[:40], data.replace(b"(20, 768)", b"(9**9, 9)")):
+    for content in (b"", b"text", b"PK\3\4", data[:-1], data[:40], data.replace(b"(20, 768)", b"(9**9, 9)"),
+                    data.replace(b"(20, 768)", b"((20, 768")):  # fmt: skip
         path.write_bytes(content)
         assert "can't be read as .npy (" in refused(path)
     np.savez(tmp_path / "b.npy.npz", VALUES)
-    assert "is an npz, but vectors are one array" in refused(tmp_path / "b.npy.npz")
+    assert "can't be read as .npy (an npz, an archive of several arrays), but" in refused(tmp_path / "b.npy.npz")
 
 
 def test_files_that_are_not_there(tmp_path: pathlib.Path) -> None:
@@ -103,12 +104,17 @@ def test_pt(tmp_path: pathlib.Path) -> None:
     for content in (tensor, tensor.T.contiguous().T, {"image_features": tensor, "labels": [1]}, VALUES):
         torch.save(content, path)
         assert np.array_equal(read(path), VALUES)
+    torch.save(torch._neg_view(tensor), path)
+    assert np.array_equal(read(path), -VALUES)
     torch.save(torch.nn.Parameter(tensor.half()), path)
     assert np.array_equal(read(path), VALUES.astype(np.float16).astype(np.float32))
     for content, told in [
         (tensor.bfloat16(), "holds torch.bfloat16, but a tensor of float16 or float32 is needed. Save it so."),
         ({"features": tensor}, "holds NoneType, but"),
         ([tensor], "holds list, but"),
+        (tensor.to_sparse(), "holds a tensor that is no array ("),
+        (tensor.to_sparse_csr(), "but a dense one with its values is needed. Save it so, or as .npy."),
+        (tensor.to("meta"), "holds a tensor that is no array ("),
         (np.array([{}, 1], object), "can't be read as a tensor ("),
         (pathlib.Path("x"), "can't be read as a tensor ("),
         (tensor[:, :512], "has vectors of 512 numbers"),

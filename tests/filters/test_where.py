@@ -87,6 +87,12 @@ def test_keeps_rows_for_which_it_is_true(sql: str, kept: list[int], columns: tup
         ("ago(interval 1 day) > text::timestamp", "calls "),
         ("len(list_transform(face_bboxes, lambda b: random())) > 1", "calls random"),
         ("lenght(text) > 1", "calls 'lenght', but a function that DuckDB has is needed. Did you mean length?"),
+        ("current_schema() = text", "calls current_schema, which depends on more than the row"),
+        ("current_catalog() = text", "calls current_database, which depends on more than the row"),
+        ("current_database() = text", "calls current_database, which depends on more than the row"),
+        ("current_query() = text", "calls current_query, which depends on more than the row"),
+        ("text in current_schemas(true)", "calls current_schemas, which depends on more than the row"),
+        ("text = '\ud800'", "is not SQL ("),
         ("text -> '$.a' = '1'", ""),  # older DuckDBs can't tell it from a lambda
         ("1 = 1", "reads no column"),
         ("text = 'a' or TEXT = 1", "reads columns that differ only by case"),
@@ -98,6 +104,13 @@ def test_what_is_not_a_test_of_the_row_is_refused_when_made(sql: str, words: str
     assert str(error.value).startswith("where: ")
     assert words in str(error.value)
     assert " is needed. " in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.decimal256(50, 2)], ids=str)
+def test_a_type_that_duckdb_lacks(kind: pa.DataType) -> None:
+    column = pa.nulls(3, kind)
+    with pytest.raises(CurateError, match=r"^where: 'n > 1' failed \(Not implemented Error: .*\), but an answer for"):
+        Where("n > 1").keep(pa.record_batch({"n": column}))
 
 
 def test_errors_of_types_and_values_are_clear() -> None:

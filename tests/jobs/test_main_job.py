@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from demo_runs import outputs, run
 
+from jobs.main import listed
+
 YAML = """
 name: mine
 steps:
@@ -109,6 +111,21 @@ def test_a_step_that_keeps_nearly_nothing_stops_the_run(curate, toy_pool, tmp_pa
     assert done.returncode == 1
     assert words in done.stderr
     assert not (tmp_path / "run/subset.npy").exists()
+
+
+@pytest.mark.parametrize("command", [(), ("plan",)], ids=["run", "plan"])
+def test_an_entry_list_that_no_step_asks_for(told, toy_pool, tmp_path, command):
+    (tmp_path / "own.json").write_text('["dog"]')
+    (tmp_path / "own.yaml").write_text(f"name: own\nsteps:\n- balance: {{entries: {tmp_path}/own.json, t: 5}}\n")
+    for recipe, name in (("no_filter", "no_filter"), (tmp_path / "own.yaml", "own")):
+        given, _, errors = told(*command, "--pool", toy_pool, "--recipe", recipe, "--entries", "nosuch.parquet")
+        assert given == 1
+        words = f"is given, but recipe {name} doesn't balance by the entries of a run. Leave it out."
+        assert errors == f"curate: --entries nosuch.parquet: {words}\n"
+
+
+def test_what_is_not_given_is_not_listed():
+    assert listed({"min_words": 3, "max_words": None, "sha256": "a", "files": {}}) == "min_words 3"
 
 
 def test_an_output_folder_that_cannot_be_written(told, toy_pool, tmp_path):

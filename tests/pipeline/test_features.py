@@ -368,6 +368,14 @@ def test_hostile_arrays(tmp_path, contents):
     assert refused(tmp_path).startswith(f"{tmp_path}/a.npz: array 'l14_img' ")
 
 
+@pytest.mark.parametrize("shape", ["(3, -3)", "(3, -1)", "(3, 0)", "(3, 99999999999)", f"(3, {10**23})", "(3,)", "()"])
+def test_hostile_shapes_of_a_models_own(tmp_path, shape):
+    write_file(tmp_path / "a.parquet", rows=3)
+    header = npy(f"{{'descr': '<f2', 'fortran_order': False, 'shape': {shape}}}\n")
+    (tmp_path / "a.npz").write_bytes(member(header).replace(b"l14_img", b"dfn_img"))
+    assert f"array 'dfn_img' has the shape {shape}, but (3, dims) is needed" in refused(tmp_path, ["dfn_img"])
+
+
 def test_names_that_a_terminal_would_obey(tmp_path):
     write_file(tmp_path / "a.parquet", rows=3)
     np.savez(tmp_path / "a.npz", **{"\x1b[2J": np.zeros(3)})

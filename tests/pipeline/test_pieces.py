@@ -351,6 +351,18 @@ def test_every_layout_of_strings_is_read(tmp_path, toy_rows, kind):
     assert read(pool_at(write(tmp_path / "a.parquet", stored, row_group_size=300))).equals(table)
 
 
+@pytest.mark.parametrize("kind", [
+    pa.string_view(), pa.list_(pa.string_view()), pa.struct([("a", pa.list_(pa.string_view()))])], ids=str)  # fmt: skip
+def test_rows_are_taken_of_views_in_columns_that_are_not_ours(tmp_path, kind):
+    values = {pa.string_view(): "a", pa.list_(pa.string_view()): ["a", None]}.get(kind, {"a": ["b"]})
+    table = pa.table({"uid": ["0" * 32, "1" * 32], "mine": pa.array([values, None], kind)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = inspect(Pool("x", str(tmp_path)), ["mine"])
+    (batch,) = batches(found.pieces[0], ["mine"])
+    assert batch.schema.field("mine").type == found.schema.field("mine").type
+    assert batch.take(pa.array([1, 0])).column("mine").to_pylist() == [None, values]
+
+
 def test_a_uid_of_another_name_and_a_uid_that_is_not_wanted(tmp_path, toy_rows):
     table = expected(toy_rows, ("uid", "url", "text"))
     file = write(tmp_path / "a.parquet", table.rename_columns(["id", "url", "text"]))

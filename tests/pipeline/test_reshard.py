@@ -253,7 +253,9 @@ class TestSubset:
                 subsets.check(str(path), "--subset mine")
         whole = io.BytesIO()
         np.save(whole, np.zeros(100, "u8,u8"))
-        for body in (b"", b"uid\n", b"\x80\x04N.", whole.getvalue()[:-1], whole.getvalue()[:40], whole.getvalue()[:6]):
+        broken = [whole.getvalue()[:-1], whole.getvalue()[:40], whole.getvalue()[:6]]
+        broken += [whole.getvalue().replace(b"(100,)", shape) for shape in (b"(((100", b"{[]:1}", b"(9**9)")]
+        for body in (b"", b"uid\n", b"\x80\x04N.", b"PK\3\4", *broken):
             path.write_bytes(body)
             with pytest.raises(CurateError, match=r"^--subset mine: .*, but DataComp's format is needed"):
                 subsets.check(str(path), "--subset mine")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,22 @@ def test_a_score_that_is_no_number_is_none(request_of, model, tmp_path):
     assert record["statuses"]["no_number"] > 20
     assert "ok" not in record["statuses"]
     assert tables(tmp_path / "out").column("clip_tiny_similarity_score").null_count == ROWS // FILES
+
+
+def test_a_pools_npz_that_is_damaged_is_named_and_what_was_scored_is_kept(pool, server, scored, request_of, tmp_path):
+    shutil.copytree(pool, tmp_path / "pool")
+    npz = sorted((tmp_path / "pool").glob("*.npz"))[1]
+    whole = npz.read_bytes()
+    npz.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    request = request_of(tmp_path / "out", pool=str(tmp_path / "pool"))
+    with pytest.raises(CurateError, match=rf"^{npz}: 'dedup\.npy' can't be read \(Bad CRC-32 .* Fetch it again, and"):
+        score(request)
+    npz.write_bytes(whole)
+    asked = len(server.requests)
+    score(request)
+    own = {number(row) for row in pq.read_table(npz.with_suffix(".parquet")).to_pylist()}
+    assert own.isdisjoint(number({"url": path}) for path in server.requests[asked:])
+    assert written(tmp_path / "out") == written(scored)
 
 
 @pytest.mark.parametrize(

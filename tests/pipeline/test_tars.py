@@ -314,6 +314,7 @@ class TestBrokenTars:
             b"10 size=x\n",
             b"23 GNU.sparse.size=100\n",
             b"8 path=\xff\n",
+            b"14 path=a.t\0x\n",
             b"\n",
             b"-5 path=a\n",
         ],
@@ -349,6 +350,12 @@ class TestBrokenTars:
         header[0:2] = b"\xff\xfe"
         with pytest.raises(CurateError, match="byte 0: "):
             contents(fixed(header) + tars.END)
+
+    def test_a_name_with_a_nul(self):
+        gnu = bytearray(tars.member_header("././@LongLink", 5))
+        gnu[156:157] = b"L"
+        with pytest.raises(CurateError, match=r"byte 0: a name with a NUL, 'a\.\\+x00t', but"):
+            contents(fixed(gnu) + b"a.\0t\0" + bytes(507) + plain(FILES))
 
     def test_nothing_hostile_reaches_the_terminal(self):
         with pytest.raises(CurateError) as error:

@@ -122,6 +122,11 @@ def test_what_is_missing_is_said_before_anything_is_read(folder, name, text, tol
         ([("s.jpg", b"a"), ("s.cls", "²".encode())], "the class '²', but"),
         ([("s\x1b[2J.jpg", b"a"), ("s\x1b[2J.cls", b"\x1b[2J")], r"0.tar: s\x1b[2J: the class '\\x1b[2J', but"),
         ([("s.jpg", b"a"), ("s.cls", b"0"), ("s.npy", b"x")], "0.tar: s: metadata that can't be read ("),
+        ([("s.jpg", b"a"), ("s.cls", b"0"), ("s.npy", b"PK\3\4")], "0.tar: s: metadata that can't be read ("),
+        (
+            [("s.jpg", b"a"), ("s.cls", b"0"), ("s.npy", b"\x93NUMPY\1\0\x06\0{[]:1}")],
+            "metadata that can't be read (unhashable",
+        ),
         (
             [("s.jpg", b"a"), ("s.cls", b"0"), ("s.npy", npy(np.array([{}]), allow_pickle=True))],
             "metadata that can't be",
