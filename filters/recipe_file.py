@@ -22,8 +22,6 @@ import sys
 import typing
 from typing import Any
 
-import yaml
-
 from filters.balance import Balance
 from filters.base import Step
 from filters.captions import CaptionLength, CaptionTokens
@@ -43,6 +41,7 @@ from filters.sizes import AspectRatio, ImageSize
 from filters.soft_cap import SoftCap
 from filters.text_based import ImagenetWord
 from filters.where import Where
+from metadata import plain_yaml
 from metadata.errors import CurateError, printable, unknown
 
 #: What a YAML recipe may call a step, and what it makes; with a fraction in place of a threshold, what FRACTIONS has.
@@ -80,34 +79,6 @@ _NAME = re.compile(r"[\w.-]{1,100}")
 _KINDS = {int: "a whole number", float: "a number", dict: "a mapping of names to values", list: "a list"}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a key that comes twice is an error, and so is what no recipe needs.
-
-    That is aliases, of which a few lines may stand for a billion values, tags, and text that is no Unicode.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
-        if event.anchor or getattr(event, "tag", None):
-            problem = "an anchor, an alias or a tag (&, * or ! without quotes)"
-            raise yaml.composer.ComposerError(None, None, problem, event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        value = super().construct_scalar(node)
-        value.encode()  # a ValueError for half of a surrogate pair, which only an escape can give
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                problem = f"the key {key.value!r} comes twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read(path: str) -> Recipe:
     """The recipe in a YAML file.
 
@@ -115,11 +86,10 @@ def read(path: str) -> Recipe:
         CurateError: the file can't be read or is not a recipe; names the line or the step.
     """
     try:
-        content = yaml.load(pathlib.Path(path).read_text(encoding="utf-8"), _Loader)
+        text = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise CurateError(f"{path}: can't be read ({error.strerror}), but it is the recipe. Check the path.") from error
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: dates as 2020-99-99
-        raise CurateError(f"{path}: {_problem(error)}, but a recipe is plain YAML. Mend it.") from error
+    content = plain_yaml.parse(text, path, "a recipe is plain YAML")
     if content is None:
         raise CurateError(f"{path}: is empty, but a recipe has a name and steps. Write at least: {{name: mine, steps: "
                           f"[]}}")  # fmt: skip
@@ -142,13 +112,6 @@ def read(path: str) -> Recipe:
         source=path,
         samples_per_shard=_samples(content.get("shards", {}), path),
     )
-
-
-def _problem(error: Exception) -> str:
-    """What is wrong with the file, and where, in one line."""
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}: " if mark else ""
-    return place + (getattr(error, "problem", None) or str(error).splitlines()[0])
 
 
 def _samples(shards: Any, path: str) -> int:

@@ -2,15 +2,15 @@
 
 import argparse
 import importlib
+import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from jobs.cli import Parser
-from metadata.errors import CurateError, printable, reason, unknown
+from metadata import plain_yaml
+from metadata.errors import CurateError, printable, unknown
 
 #: In their order. A stage's options are its command's; `choose` is the main job.
 STAGES = ("score", "choose", "train", "evaluate", "submit")
@@ -38,11 +38,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(path: str) -> Any:
     try:
-        with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise CurateError(f"{printable(path)}: can't be read as YAML ({reason(error)}), but stages and their options "
-                          f"are needed. Look at the file.") from error  # fmt: skip
+        text = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise CurateError(f"{printable(path)}: can't be read ({error.strerror}), but it says what to do. Check the "
+                          f"path.") from error  # fmt: skip
+    return plain_yaml.parse(text, printable(path), "stages and their options are needed as plain YAML")
 
 
 def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:

@@ -320,6 +320,13 @@ def test_a_file_that_is_no_study(given, error):
         run_job.plan(given, "s.yaml")
 
 
+@pytest.mark.parametrize("text", ["out: o\nout: p\n", "out: &o o\nchoose: {recipe: *o}\n", "out: [\n", "out: \xff"])
+def test_a_file_that_is_no_plain_yaml(tmp_path, capsys, text):
+    (tmp_path / "s.yaml").write_bytes(text.encode("latin-1"))
+    assert main(["run", str(tmp_path / "s.yaml")]) == 1
+    assert "but stages and their options are needed as plain YAML" in capsys.readouterr().err
+
+
 def test_a_wrong_word_in_the_last_stage_is_said_before_the_first_begins(tmp_path, capsys):
     (tmp_path / "s.yaml").write_text(
         f"out: {tmp_path}/o\nchoose: {{pool: demo}}\ntrain: {{scale: laptop}}\nsubmit: {{metod: x}}\n"
