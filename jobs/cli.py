@@ -166,7 +166,14 @@ def _columns(text: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
         )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    columns: dict[str, str] = {}
+    for ours, theirs in ((ours.strip(), theirs.strip()) for ours, _, theirs in pairs):
+        if ours in columns:
+            raise argparse.ArgumentTypeError(
+                f"{ours!r} is given twice ({columns[ours]}, {theirs}), but a column of ours is one of theirs"
+            )
+        columns[ours] = theirs
+    return columns
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +196,26 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is given, but a whole number above 0 is needed")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    """The type of an option that is a port."""
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"the port {text!r} is given, but a whole number from 1 to 65535 is needed")
+    return int(text)
+
+
+class Version(argparse.Action):
+    """Prints the installed version and ends; what finds it is imported only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show it and exit")
+
+    def __call__(self, parser, *_) -> None:
+        import importlib.metadata
+
+        print(f"curate {importlib.metadata.version('clip-curate')}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """The command as users run it: what it prints, and how it fails."""
 
+import importlib.metadata
 import json
 import pathlib
 import subprocess
@@ -9,6 +10,8 @@ import time
 import numpy as np
 import pytest
 from demo_runs import outputs, run
+
+from jobs import main
 
 YAML = """
 name: mine
@@ -75,10 +78,18 @@ def test_a_folder_of_other_things_is_left_alone(told, toy_pool, tmp_path):
         (["--pool", "{pool}", "--recipe", "nowhere.yaml"], 1, "nowhere.yaml"),
         (["--pool", "{pool}", "--columns", "text=caption", "--recipe", "basic_filter"], 1, "unknown column 'caption'"),
         (["--pool", "{pool}", "--columns", "text"], 2, "OURS=THEIRS"),
+        (["--pool", "{pool}", "--columns", "url=url, url=text"], 2, "'url' is given twice (url, text), but"),
         (["--pool", "{pool}", "--limit-files", "0"], 2, "a whole number above 0"),
         (["--pool", "{pool}", "--workers", "two"], 2, "a whole number above 0"),
         (["--pool", "{pool}", "--min-kept", "3"], 2, "a number from 0 to 1"),
-        (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
+        (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "unknown option '--flink_mastr'.\n"),
+        (["--versoin"], 2, "Did you mean --version?"),
+        *((["--pool", "{pool}", "--timeout", given], 2, f"argument --timeout: {given!r} is given, but a number of")
+          for given in ("inf", "1e400", "nan", "0", "x")),
+        *((["--pool", "{pool}", "--allow-host", given], 2, f"argument --allow-host: {given!r} is given, but a host's")
+          for given in ("", "*", "*.test", "http://localhost:18099", "localhost/", "[::1", "a:b:c")),
+        *((["--pool", "{pool}", "--allow-host", f"[::1]:{given}"], 2, f"the port {given!r} is given, but")
+          for given in ("", "0", "65536", "80/", "x")),
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
         (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
@@ -130,6 +141,21 @@ def test_help_is_quick_and_names_everything():
     slow = "import atexit, sys, jobs.cli; atexit.register(lambda: print(*sys.modules)); jobs.cli.main(['--help'])"
     loaded = subprocess.run([sys.executable, "-c", slow], capture_output=True, text=True, check=True).stdout
     assert not {"apache_beam", "img2dataset", "torch", "pyarrow", "duckdb"} & set(loaded.split())
+
+
+def test_the_version_is_told_without_what_is_slow():
+    slow = "import atexit, sys, jobs.cli; atexit.register(lambda: print(*sys.modules)); jobs.cli.main(['--version'])"
+    version, loaded = subprocess.run(
+        [sys.executable, "-c", slow], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert version == f"curate {importlib.metadata.version('clip-curate')}"
+    assert not {"apache_beam", "torch", "pyarrow", "duckdb"} & set(loaded.split())
+
+
+def test_hosts_that_are_allowed_are_written_as_they_are_looked_for():
+    given = ["LocalHost", "Localhost:8080", "::1", "0:0::1", "[::1]:80", "10.0.0.1"]
+    args = main.parser().parse_args([word for host in given for word in ("--allow-host", host)])
+    assert args.allow_host == ["localhost", "localhost:8080", "[::1]", "[::1]", "[::1]:80", "10.0.0.1"]
 
 
 def test_recipes_are_listed_with_their_source(curate):
