@@ -151,7 +151,7 @@ def write_shard(job: Job, planned: tuple[int, Sequence[Run]]) -> dict[str, Any]:
     path, done = storage.join(job.out, name), job.work(f"{name}.json")
     if storage.exists(done):
         record = storage.read_json(done)
-        if storage.exists(path) and file_size(path) == record["bytes"]:
+        if storage.exists(path) and storage.size(path) == record["bytes"]:
             return record
     digest, size = hashlib.sha256(), 0
     with storage.atomic(path) as file, ThreadPoolExecutor(2) as beside:
@@ -269,11 +269,3 @@ def _write(file: BinaryIO, block: memoryview) -> None:
     fcntl.fcntl(file, fcntl.F_SETFL, usual)
     file.write(block[written:])
     file.flush()  # before the next block may go straight to the disk
-
-
-def file_size(path: str) -> int:
-    """In bytes."""
-    if storage.is_local(path):
-        return os.stat(path).st_size
-    fs, name = storage.filesystem(path)
-    return fs.size(name)

@@ -18,7 +18,7 @@ from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
-from pipeline.reshard import file_size, is_inside
+from pipeline.reshard import is_inside
 
 #: What CommonPool calls the models whose scores it has.
 NAMES = {"ViT-B-32": "b32", "ViT-L-14": "l14"}
@@ -78,7 +78,7 @@ def score(request: Request) -> dict[str, Any]:
     identity = {
         "command": "score", "pool": request.pool, "scale": request.scale, "columns": dict(request.columns),
         "limit_files": request.limit_files, **about, "batch": request.batch,
-        "shards": [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in tars],
+        "shards": [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in tars],
         "accept_changed": request.accept_changed, "files": [dataclasses.asdict(file) for file in found.files],
     }  # fmt: skip
     with folder.claim(request.out, identity, request.overwrite), pool.serve() as resolve:

@@ -110,9 +110,8 @@ def opened(path: str) -> Iterator[Source]:
         return
     from pipeline import storage  # here, because the local path does without fsspec
 
-    fs, name = storage.filesystem(path)
     # The captions lie behind the header that is read ahead, so recent blocks are kept.
-    with fs.open(name, "rb", block_size=2 << 20, cache_type="blockcache") as file:
+    with storage.open_read(path, block_size=2 << 20, cache_type="blockcache") as file:
 
         def read(at: int, length: int) -> bytes:
             file.seek(at)
@@ -123,7 +122,7 @@ def opened(path: str) -> Iterator[Source]:
             buffer[: len(body)] = body
             return len(body)
 
-        yield Source(path, fs.size(name), read, read_into, window=1 << 20)
+        yield Source(path, storage.size(path), read, read_into, window=1 << 20)
 
 
 def samples(tar: Source) -> Iterator[Sample]:
