@@ -19,6 +19,7 @@ from pipeline import encoding, folder, manifest, models, pieces, planning, progr
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
 from pipeline.reshard import is_inside
+from pipeline.reshard_work import tar_names
 
 #: What CommonPool calls the models whose scores it has.
 NAMES = {"ViT-B-32": "b32", "ViT-L-14": "l14"}
@@ -71,7 +72,7 @@ def score(request: Request) -> dict[str, Any]:
             raise CurateError(f"--out {request.out}: lies in {option} {path}, or that in it, but what is read must not "
                               f"be written over. Give another --out.")  # fmt: skip
     shards = shard_index.tar_folder(request.shards.rstrip("/")) if request.shards else ""
-    tars = shard_index.tar_names(shards) if shards else []
+    tars = tar_names(shards) if shards else []
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
     about, dims = _about_model(request)
     files, parts = _plan(found, pool, about["name"])

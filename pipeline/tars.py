@@ -7,6 +7,7 @@ nothing is extracted under a name that a tar gives.
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import zlib
@@ -45,6 +46,16 @@ def member_header(name: str, size: int) -> bytes:
         raise ValueError(f"{name}: {size} bytes, but a tar member can have 0 to {_MAX_OCTAL}.")
     before = raw.ljust(100, b"\x00") + _AFTER_NAME + b"%011o\x00" % size + _AFTER_SIZE
     return before + b"%06o\x00 " % _checksum(before, _AFTER_CHECKSUM) + _AFTER_CHECKSUM
+
+
+def sample_key(shard: int, index: int, samples_per_shard: int) -> str:
+    """The key of a shard's sample by img2dataset's convention: the shard in 8 digits, then the index.
+
+    >>> sample_key(3, 42, 10_000)
+    '000000030042'
+    """
+    digits = math.ceil(math.log10(samples_per_shard))
+    return f"{shard * 10**digits + index:0{8 + digits}d}"
 
 
 def padding(size: int) -> bytes:

@@ -22,7 +22,7 @@ from pipeline import subset as subsets
 from pipeline import tars
 from pipeline.reshard import plan_shards, reshard
 from pipeline.reshard_work import Run
-from pipeline.shards import sample_key
+from pipeline.tars import sample_key
 
 CAPTIONS = ["a dog", "ein Hündchen", "犬と猫 🐶", 'a "uid": "quoted" caption', ""]
 
