@@ -4,6 +4,7 @@ import argparse
 import atexit
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -116,13 +117,16 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):  # and not closed from the start
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
     sys.meta_path = [_WithoutUnused if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
     def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         os._exit(code if isinstance(code, int) else 1)
 
     try:

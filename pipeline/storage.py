@@ -45,6 +45,9 @@ def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
     """The file system of `path` and what that file system calls it."""
     import fsspec
 
+    if is_local(path):  # in which fsspec would read `::` as a chain of file systems
+        fs = fsspec.filesystem("file")
+        return fs, fs._strip_protocol(path)
     return fsspec.core.url_to_fs(path)
 
 

@@ -122,11 +122,11 @@ def opened(path: str) -> Iterator[Source]:
     from pipeline import storage  # here, because the local path does without fsspec
 
     # The captions lie behind the header that is read ahead, so recent blocks are kept.
-    with storage.open_read(path, block_size=2 << 20, cache_type="blockcache") as file:
+    with storage.open_read(path, block_size=2 << 20, cache_type="blockcache") as remote:
 
         def read(at: int, length: int) -> bytes:
-            file.seek(at)
-            return file.read(length)
+            remote.seek(at)
+            return remote.read(length)
 
         def read_into(at: int, buffer: memoryview) -> int:
             body = read(at, len(buffer))

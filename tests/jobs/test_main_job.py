@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -143,6 +144,29 @@ def test_help_is_quick_and_names_everything():
     assert not {"apache_beam", "img2dataset", "torch", "pyarrow", "duckdb"} & set(loaded.split())
 
 
+def test_a_terminal_without_every_character_or_none_at_all():
+    command = [sys.executable, "-m", "jobs.cli"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=ascii_only, check=True)
+    assert "OURS=THEIRS,\\u2026" in done.stdout
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command, "recipes"], capture_output=True, check=True)
+    assert closed.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("shards", "words"),
+    [
+        ("shards", "curate: nosuch.npy: No such file or directory, but it must be there. Look at the path.\n"),
+        ("shards/0.tar", "curate: shards/0.tar: Not a directory, but a folder must be there. Look at the path.\n"),
+    ],
+)
+def test_where_nothing_was_begun_nothing_is_kept(told, tmp_path, shards, words):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/0.tar").touch()
+    code, _, errors = told("reshard", "--shards", shards, "--subset", "nosuch.npy", "--out", "out")
+    assert (code, errors) == (1, words)
+
+
 def test_the_version_is_told_without_what_is_slow():
     slow = "import atexit, sys, jobs.cli; atexit.register(lambda: print(*sys.modules)); jobs.cli.main(['--version'])"
     version, loaded = subprocess.run(
@@ -192,7 +216,6 @@ def test_one_worker_writes_the_same_bytes(demo_run, tmp_path):
 
 def test_two_at_once_on_one_folder_are_refused(curate, toy_pool, tmp_path):
     import fcntl
-    import os
 
     args = ("--pool", toy_pool, "--select-only", "--out", tmp_path / "run")
     assert curate(*args).returncode == 0
