@@ -145,8 +145,8 @@ def write(path: str, data: bytes | memoryview) -> None:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes `value` as indented JSON."""
-    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Writes `value` as indented JSON; what of a file's name is no UTF-8 is escaped, as JSON has it."""
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def write_parquet(path: str, table: "pa.Table", **options: Any) -> None:

@@ -76,6 +76,13 @@ def test_reshard_says_so_in_a_sentence(store, told, tmp_path):
     assert errors.startswith(f"curate: {store}/subset.npy: can't be reached (503, message='Service Unavailable', url=")
 
 
+def test_json_has_every_name_that_a_file_can_have(tmp_path):
+    value = {"ü": os.fsdecode(b"\xff.jpg")}
+    storage.write_json(str(tmp_path / "x.json"), value)
+    assert (tmp_path / "x.json").read_bytes() == '{\n  "ü": "\\udcff.jpg"\n}\n'.encode()
+    assert storage.read_json(str(tmp_path / "x.json")) == value
+
+
 def test_what_a_store_does_not_have_is_named_as_given(store):
     with pytest.raises(FileNotFoundError) as error:
         storage.open_read(f"{store}/none.npy")
