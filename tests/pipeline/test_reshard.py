@@ -377,7 +377,7 @@ class TestBadInput:
         none = tmp_path / "none.npy"
         done = curate("reshard", "--shards", tmp_path / "shards", "--subset", none, "--out", tmp_path / "out")
         assert done.returncode == 1
-        assert done.stderr.startswith(f"curate: {none}: No such file or directory. ")
+        assert done.stderr.startswith(f"curate: {none}: No such file or directory, but it must be there. ")
         assert done.stderr.count("\n") == 1
 
 
