@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from filters import quantile
-from filters.base import Filter, Fit
+from filters.base import Filter, Fit, Step
 from filters.fused_score import Fused, FusedScore
 from metadata import balancing, uids
 from metadata.errors import CurateError, printable
@@ -114,8 +114,8 @@ class SoftCap(Fused):
 
 
 @dataclasses.dataclass(frozen=True)
-class _SoftCapPass(Fit):
-    """What the passes after the first have in common."""
+class _OfSoftCap(Step):
+    """What the passes after the first and the filter have in common."""
 
     step: SoftCap
     fused: FusedScore
@@ -130,7 +130,7 @@ class _SoftCapPass(Fit):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Scores(_SoftCapPass):
+class _Scores(_OfSoftCap, Fit):
     """Counts rows by score, and tells from it between which times the last draw is.
 
     The state is int64, shape (HALVES + 1,): rows by the high half of their score's key, then the rows of the pool.
@@ -191,7 +191,7 @@ def _solve(rising: Callable[[float], float], value: float) -> float:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Bins(_SoftCapPass):
+class _Bins(_OfSoftCap, Fit):
     """Counts the rings between two times by bins, and finds that of the last draw.
 
     The state is int64, shape (_BINS,); what rings before the first time is in the first bin.
@@ -227,7 +227,7 @@ class _Bins(_SoftCapPass):
 
 
 @dataclasses.dataclass(frozen=True)
-class _LastBin(_SoftCapPass):
+class _LastBin(_OfSoftCap, Fit):
     """Sorts the rings in the bin of the last draw.
 
     The state is their times: float64, in any order. It is the one that grows with the samples, but hardly: a bin has
@@ -258,7 +258,7 @@ class _LastBin(_SoftCapPass):
 
 
 @dataclasses.dataclass(frozen=True)
-class SoftCapped(Filter):
+class SoftCapped(_OfSoftCap, Filter):
     """Takes a row as often as it rings until a time; see SoftCap.
 
     Args:
@@ -266,15 +266,8 @@ class SoftCapped(Filter):
         samples: how many that are; what was asked for, and more only where times are equal.
     """
 
-    step: SoftCap
-    fused: FusedScore
     until: float
     samples: int
-    name = "soft_cap"  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        for name in ("columns", "scorers"):
-            object.__setattr__(self, name, getattr(self.step, name))
 
     def describe(self) -> dict[str, Any]:
         scales = {"offsets": self.fused.offsets, "divisors": self.fused.divisors}

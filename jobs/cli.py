@@ -4,6 +4,7 @@ import argparse
 import atexit
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -116,13 +117,16 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):  # and not closed from the start
+            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
     sys.meta_path = [_WithoutUnused if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 
     @atexit.register  # what is registered first runs last
     def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         os._exit(code if isinstance(code, int) else 1)
 
     try:
@@ -166,7 +170,14 @@ def _columns(text: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is given, but OURS=THEIRS pairs with commas between are needed, as in url=URL,text=TEXT"
         )
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+    columns: dict[str, str] = {}
+    for ours, theirs in ((ours.strip(), theirs.strip()) for ours, _, theirs in pairs):
+        if ours in columns:
+            raise argparse.ArgumentTypeError(
+                f"{ours!r} is given twice ({columns[ours]}, {theirs}), but a column of ours is one of theirs"
+            )
+        columns[ours] = theirs
+    return columns
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,6 +200,26 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is given, but a whole number above 0 is needed")
     return int(text)
+
+
+def port_number(text: str) -> int:
+    """The type of an option that is a port."""
+    if not text.isdecimal() or not 0 < int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"the port {text!r} is given, but a whole number from 1 to 65535 is needed")
+    return int(text)
+
+
+class Version(argparse.Action):
+    """Prints the installed version and ends; what finds it is imported only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show it and exit")
+
+    def __call__(self, parser, *_) -> None:
+        import importlib.metadata
+
+        print(f"curate {importlib.metadata.version('clip-curate')}")
+        parser.exit()
 
 
 class Parser(argparse.ArgumentParser):

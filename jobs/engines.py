@@ -7,13 +7,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobs.cli import Parser
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable, reason, unknown
 
-#: Short names to Beam's; any other name is handed to Beam as it is.
+#: Short names to Beam's; any other name is one of Beam's own.
 RUNNERS = {"flink": "FlinkRunner", "spark": "SparkRunner", "dataflow": "DataflowRunner", "prism": "PrismRunner"}
 
 #: How often a job is handed to a cluster that loses it.
 _TRIES = 4
+
+
+def runner_name(text: str) -> str:
+    """The type of --runner: `local` or one of RUNNERS in lower case, one of Beam's as Beam writes it, or a class."""
+    if (name := text.lower()) in ("local", *RUNNERS):
+        return name
+    from pipeline import beam_logging  # noqa: F401, I001
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    beams = {known.lower(): known for known in StandardOptions.KNOWN_RUNNER_NAMES}
+    if (found := beams.get(name, beams.get(f"{name}runner"))) is None and "." not in text:
+        raise argparse.ArgumentTypeError(str(unknown("runner", text, ["local", *RUNNERS, *beams.values()])))
+    return found or text
 
 
 def warm_up(images: bool) -> None:
@@ -32,13 +45,13 @@ def run_with(
     """A function that has a Beam pipeline built, runs it and waits.
 
     Args:
-        runner: `local` or a Beam runner.
+        runner: as `runner_name` gives it.
         workers: processes of the local runner, or of a Flink or Spark without a cluster.
         options: Beam's own, as on a command line.
         out: the run's folder, by which a cluster's jobs are named.
 
     The function raises CurateError where the pipeline failed for a reason that the user can mend. A job that a cluster
-    lost is handed to it again, a few times: what it has finished is there.
+    lost is handed to it again, a few times: what it has finished is there. One that it never had isn't.
 
     Raises:
         CurateError: the runner can't be had, or lacks an option.
@@ -56,14 +69,23 @@ def run_with(
 
         for tries_left in reversed(range(_TRIES)):
             chosen, beam_options = start()
+            pipeline = beam.Pipeline(runner=chosen, options=beam_options)
             try:
-                with beam.Pipeline(runner=chosen, options=beam_options) as pipeline:
+                with pipeline:
                     build(pipeline)
                 return
             except Exception as error:  # every runner has its own types for a failed job
                 if (message := failures.sentence(error)) is not None:
                     raise CurateError(message) from error
-                if (message := failures.outage(error)) is None or runner == "local":
+                if runner == "local" or isinstance(error, CurateError):
+                    raise
+                from apache_beam.runners.portability.portable_runner import PortableRunner
+
+                if isinstance(pipeline.runner, PortableRunner) and not hasattr(pipeline, "result"):  # set when it runs
+                    raise CurateError(f"--runner {runner}: no job came of it ({failures.outage(error) or reason(error)}"
+                                      f"), but it must take one. Mend this and run the same command again."
+                                      ) from error  # fmt: skip
+                if (message := failures.outage(error)) is None:
                     raise
                 message = f"--runner {runner}: the job was lost ({message}). What is finished is kept:"
                 if not tries_left:
@@ -88,7 +110,8 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
 
 def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Callable[[], tuple[None, Any]]:
     """A function that gives the options of a runner of Beam's, which is named in them."""
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+    from apache_beam.runners.runner import create_runner
 
     given: Callable[[], Sequence[str]] = lambda: options  # noqa: E731
     if runner in ("flink", "spark"):
@@ -97,7 +120,16 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
         given = Engine(runner, workers, options, f"curate-{hashlib.sha256(out.encode()).hexdigest()[:12]}").options
     elif runner == "dataflow":
         _check_dataflow(PipelineOptions(options), out)
-    return lambda: (None, PipelineOptions([f"--runner={RUNNERS.get(runner, runner)}", *given()]))
+    elif runner == "PortableRunner" and not PipelineOptions(options).view_as(PortableOptions).job_endpoint:
+        raise CurateError("--runner PortableRunner: no --job_endpoint was given, but a job server takes the job. Give "
+                          "its HOST:PORT, or name a runner that has one, such as flink.")  # fmt: skip
+    name = RUNNERS.get(runner, runner)
+    try:
+        create_runner(name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise CurateError(f"--runner {printable(runner)}: can't be had ({reason(error)}), but the job runs there. "
+                          f"Install it, or name another.") from error  # fmt: skip
+    return lambda: (None, PipelineOptions([f"--runner={name}", *given()]))
 
 
 def _check_dataflow(options: Any, out: str) -> None:
@@ -123,12 +155,17 @@ def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:
     from pipeline import beam_logging  # noqa: F401, I001
     from apache_beam.options import pipeline_options
 
-    beams = argparse.ArgumentParser(allow_abbrev=False, add_help=False, conflict_handler="resolve")
+    beams = argparse.ArgumentParser(
+        allow_abbrev=False, add_help=False, conflict_handler="resolve", exit_on_error=False
+    )
     for cls in _subclasses(pipeline_options.PipelineOptions):
         cls._add_argparse_args(beams)  # type: ignore[attr-defined]
     known = [option for action in beams._actions for option in action.option_strings]
-    _, unknown = beams.parse_known_args(list(rest))
-    ours.refuse(unknown, known)
+    try:
+        _, left = beams.parse_known_args(list(rest))
+    except argparse.ArgumentError as error:
+        ours.error(str(error))
+    ours.refuse(left, () if runner == "local" else known)
     if runner == "local":
         ours.error(
             f"{rest[0]} is an option of Beam's, but the local runner takes none. Leave it out, or name a --runner."

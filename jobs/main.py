@@ -1,13 +1,17 @@
 """The main job: `curate --pool commoncrawl --scale small`."""
 
 import argparse
+import contextlib
+import ipaddress
+import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, add_columns_argument, positive
+from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, port_number, positive
 from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
@@ -27,6 +31,7 @@ def parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.",
     )
+    result.add_argument("--version", action=Version)
     add_pool_arguments(result.add_argument_group("the pool"))
 
     choosing = result.add_argument_group("choosing")
@@ -134,6 +139,7 @@ def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--allow-host",
         metavar="HOST[:PORT]",
+        type=_host,
         action="append",
         default=[],
         help="fetch from this host though its address is private or loopback (repeatable)",
@@ -142,7 +148,7 @@ def add_fetch_arguments(group: argparse._ActionsContainer) -> None:
         "--connections", metavar="N", type=positive, help="requests under way at once in a worker (default: 128)"
     )
     group.add_argument(
-        "--timeout", metavar="SECONDS", type=float, help="for one image, all tries together (default: 30)"
+        "--timeout", metavar="SECONDS", type=_seconds, help="for one image, all tries together (default: 30)"
     )
 
 
@@ -169,6 +175,7 @@ def add_runner_argument(group: argparse._ActionsContainer) -> None:
     """Where the job runs."""
     group.add_argument(
         "--runner",
+        type=engines.runner_name,
         default="local",
         metavar="NAME",
         help="local, or any runner of Beam's such as flink, spark, dataflow",
@@ -278,6 +285,34 @@ def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
                               f"{printable(path)}), but a name stands for one file. Leave one out.")  # fmt: skip
         files[name] = path
     return files
+
+
+#: A name or an address, IPv6 in brackets; its port.
+_HOST = re.compile(r"([^\s:/@*?#\[\]]+|\[[0-9a-f:.]+\])(?::([^:]*))?")
+
+
+def _host(text: str) -> str:
+    """The type of --allow-host, as FetchPolicy takes it: in lower case, and IPv6 in brackets."""
+    with contextlib.suppress(ValueError):
+        return f"[{ipaddress.IPv6Address(text)}]"
+    if (found := _HOST.fullmatch(text.lower())) is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is given, but a host's name or address alone is needed, with a port or without, as in "
+            f"localhost:8080 or [::1]:8080"
+        )
+    if found[2] is not None:
+        port_number(found[2])
+    return found[0]
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but a number of seconds above 0 is needed")
+    return value
 
 
 def _fraction(text: str) -> float:

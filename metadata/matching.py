@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from metadata import tokens, trie
 from metadata.errors import printable
 
-#: Languages whose words no spaces part. Source: MetaCLIP 2.
+#: Languages whose words no spaces part. Source: MetaCLIP 2 (arXiv:2507.22062).
 UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh"})
 
 #: The list for languages that have none.

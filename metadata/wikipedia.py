@@ -8,10 +8,8 @@ import pyarrow as pa
 
 from metadata import dumps, entries, wikitext
 from metadata.errors import CurateError
+from metadata.matching import UNSPACED
 from metadata.ngrams import Counts
-
-#: Languages that are written without spaces between words. Source: MetaCLIP 2 (arXiv:2507.22062).
-UNSPACED = frozenset({"bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh"})
 
 #: Called now and then with a file and the number of its bytes that are read.
 Tick = Callable[[str, int], object]
@@ -58,7 +56,7 @@ def from_articles(
 
     Args:
         paths: the parts of one wiki's pages-articles dump, or the whole.
-        language: of the entries. In UNSPACED ones a "word" is a character, and a bigram has no space in it.
+        language: of the entries. In matching.UNSPACED ones a "word" is a character, and a bigram has no space in it.
         prune: as in Counts.
 
     Raises:

@@ -96,11 +96,12 @@ def _link(content: str) -> str:
 
 
 def tokens(text: str, spaced: bool = True) -> list[str]:
-    """The words of the text in order, with BREAK wherever two are not one space apart as captions are matched.
+    """The words of the text in order, with BREAK wherever there is more than spaces between two.
 
     A word is a run without spaces and without MARKS, less the punctuation and symbols at its ends: `"don't` is don't.
     Its case is kept. One that is nothing but punctuation is none, and like punctuation at a word's end, or the end of a
-    line, it parts the words beside it.
+    line, it parts the words beside it. Spaces in a row are one here, as MediaWiki shows them; in a caption they are
+    not, and two between the words of an entry keep it from matching.
 
     Args:
         spaced: False for a language without spaces: then a token is one character with its combining marks, or a run of

@@ -66,4 +66,7 @@ def outage(error: BaseException) -> str | None:
 def os_sentence(error: OSError) -> str:
     """What to tell a user of an operating system's refusal."""
     where = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        needed = "a folder" if isinstance(error, NotADirectoryError) else "it"
+        return f"{where}{error.strerror or error}, but {needed} must be there. Look at the path."
     return f"{where}{error.strerror or error}. What is finished is kept: mend this and run the same command again."

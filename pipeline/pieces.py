@@ -100,6 +100,12 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
     if not found:
         raise CurateError(f"{where}: there is no parquet file, but a pool is one, a folder or a glob of them. "
                           f"Check the address.")
+    for name, _ in found[:limit]:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CurateError(f"{where}: {printable(name)} is no UTF-8, but files are opened and recorded by names "
+                              f"that are. Rename it.") from error
     return found[:limit]
 
 

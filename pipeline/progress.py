@@ -43,7 +43,7 @@ def watch(work: Callable[[], None], measure: Callable[[], tuple[int, str]], tota
 class Line:
     """The line of a job under way: what is done, at what rate, and how long the rest will take.
 
-    As a context it goes on to the next line where the block fails.
+    As a context it goes on to the next line where the block fails. A total of 0 is one that nobody knows.
     """
 
     def __init__(self, label: str, unit: str, total: int, already: int = 0) -> None:
@@ -66,11 +66,12 @@ class Line:
             return
         self.shown = now
         rate = (done - self.already) / max(now - self.start, 1e-9)
+        of = f" of {self.total:,}" if self.total else ""
         share = f" ({done / self.total:.0%})" if self.total else ""
-        text = f"{self.label}: {done:,} of {self.total:,} {self.unit}{share}, {rate:,.0f}/s"
+        text = f"{self.label}: {done:,}{of} {self.unit}{share}, {rate:,.0f}/s"
         if last:
             text += f", took {duration(now - self.start)}"
-        elif done > self.already:
+        elif self.total and done > self.already:
             text += f", {duration((self.total - done) / rate)} left"
         self._write(text + (f", {note}" if note else ""), last)
 

@@ -42,7 +42,7 @@ def retried(function: Callable[[], T], where: str, patience_s: float = PATIENCE_
         except CurateError:
             raise
         except Exception as error:  # network failures have as many types as there are file systems
-            what = _what_happened(error)
+            what = storage.what_happened(error)
             if isinstance(what, FileNotFoundError):
                 raise CurateError(f"{where}: there is no such file or folder. Check the address{hint}.") from error
             if not _may_pass(what) or time.monotonic() + wait_s > last_s:
@@ -52,19 +52,9 @@ def retried(function: Callable[[], T], where: str, patience_s: float = PATIENCE_
     raise AssertionError("the waits never end")
 
 
-def _what_happened(error: Exception) -> Exception:
-    """The error itself, but for fsspec's http, which calls every failure a FileNotFoundError and keeps the true one."""
-    import aiohttp
-
-    cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or not isinstance(cause, (aiohttp.ClientError, TimeoutError)):
-        return error
-    return error if _status(cause) == 404 else cause
-
-
 def _may_pass(error: Exception) -> bool:
     """Whether another try may succeed: not after a refusal (4xx but for 408, 425, 429) or a misuse."""
-    if (status := _status(error)) is not None:
+    if (status := storage.http_status(error)) is not None:
         return status in (408, 425, 429) or status >= 500
     return not isinstance(error, (PermissionError, ValueError, TypeError, ImportError, NotImplementedError))
 
@@ -73,12 +63,6 @@ def _may_pass(error: Exception) -> bool:
 def _filesystem(root: str) -> fsspec.AbstractFileSystem:
     """One for all files of a process: the Hub's own cache is one a thread, and each asks for the whole repo again."""
     return storage.filesystem(root)[0]
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error: requests and httpx keep the response, aiohttp the status."""
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
-    return status if isinstance(status, int) else None
 
 
 class RemoteFile(io.RawIOBase):

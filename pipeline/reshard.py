@@ -34,7 +34,7 @@ from metadata.errors import CurateError, printable
 from pipeline import folder, storage, tars
 from pipeline import subset as subsets
 from pipeline.progress import Line
-from pipeline.reshard_work import Job, Run, file_size, index_tar, read_index, write_shard
+from pipeline.reshard_work import Job, Run, index_tar, read_index, tar_names, write_shard
 
 Result = TypeVar("Result")
 Each = Callable[[Callable[[Any], Result], Iterable[Any]], Iterator[Result]]
@@ -69,14 +69,10 @@ def reshard(
             raise CurateError(
                 f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
             )
-    names = [name for name in storage.names(shards) if name.endswith(".tar")]
-    if not names:
-        raise CurateError(
-            f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
-        )
+    names = tar_names(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
-        inputs = [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in names]
+        inputs = [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in names]
         asked = {
             "command": "reshard",
             "pool": inputs,

@@ -59,6 +59,20 @@ class Job:
         return storage.join(self.out, "work", name)
 
 
+def tar_names(shards: str) -> list[str]:
+    """The tars of the folder, sorted.
+
+    Raises:
+        CurateError: there is none.
+    """
+    names = [name for name in storage.names(shards) if name.endswith(".tar")]
+    if not names:
+        raise CurateError(
+            f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
+        )
+    return names
+
+
 def index_tar(job: Job, name: str) -> int:
     """Reads a tar to its end and writes the index of its samples that are in the subset; gives how many it has in all.
 
@@ -151,7 +165,7 @@ def write_shard(job: Job, planned: tuple[int, Sequence[Run]]) -> dict[str, Any]:
     path, done = storage.join(job.out, name), job.work(f"{name}.json")
     if storage.exists(done):
         record = storage.read_json(done)
-        if storage.exists(path) and file_size(path) == record["bytes"]:
+        if storage.exists(path) and storage.size(path) == record["bytes"]:
             return record
     digest, size = hashlib.sha256(), 0
     with storage.atomic(path) as file, ThreadPoolExecutor(2) as beside:
@@ -177,7 +191,6 @@ def _blocks(job: Job, shard: int, runs: Sequence[Run]) -> Iterator[memoryview]:
 
     All but the last two are whole pages, in memory and in the tar.
     """
-    digits = len(str(job.samples - 1)) if job.samples > 1 else 0  # keys as in pipeline/shards.py: img2dataset's
     block, other = mmap.mmap(-1, _COPY_BYTES), mmap.mmap(-1, _COPY_BYTES)
     end = 0
     for number, sample in enumerate(itertools.chain.from_iterable(_samples(job, run) for run in runs)):
@@ -191,7 +204,7 @@ def _blocks(job: Job, shard: int, runs: Sequence[Run]) -> Iterator[memoryview]:
             larger = mmap.mmap(-1, end + sample.room)
             larger[:end] = block[:end]
             block = larger
-        end = sample.copy(f"{shard * 10**digits + number:0{8 + digits}d}", memoryview(block), end)
+        end = sample.copy(tars.sample_key(shard, number, job.samples), memoryview(block), end)
     yield memoryview(block)[:end]
     yield memoryview(tars.END)
 
@@ -269,11 +282,3 @@ def _write(file: BinaryIO, block: memoryview) -> None:
     fcntl.fcntl(file, fcntl.F_SETFL, usual)
     file.write(block[written:])
     file.flush()  # before the next block may go straight to the disk
-
-
-def file_size(path: str) -> int:
-    """In bytes."""
-    if storage.is_local(path):
-        return os.stat(path).st_size
-    fs, name = storage.filesystem(path)
-    return fs.size(name)

@@ -1,8 +1,7 @@
-"""One sample of a shard: its key, its planned row, and the bytes it takes up in a tar."""
+"""One sample of a shard: its planned row, and the bytes it takes up in a tar."""
 
 import itertools
 import json
-import math
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -20,16 +19,6 @@ class Row(NamedTuple):
     sha256: str | None
     boxes: pa.Scalar | None  # Python's only when they are needed: a row may have a million
     copy: int = 0  # how many samples of the same row come before it
-
-
-def sample_key(shard: int, index: int, samples_per_shard: int) -> str:
-    """The key of a shard's sample by img2dataset's convention: the shard in 8 digits, then the index.
-
-    >>> sample_key(3, 42, 10_000)
-    '000000030042'
-    """
-    digits = math.ceil(math.log10(samples_per_shard))
-    return f"{shard * 10**digits + index:0{8 + digits}d}"
 
 
 def rows(plan: pa.Table) -> list[Row]:

@@ -18,7 +18,8 @@ from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
-from pipeline.reshard import file_size, is_inside
+from pipeline.reshard import is_inside
+from pipeline.reshard_work import tar_names
 
 #: What CommonPool calls the models whose scores it has.
 NAMES = {"ViT-B-32": "b32", "ViT-L-14": "l14"}
@@ -71,14 +72,14 @@ def score(request: Request) -> dict[str, Any]:
             raise CurateError(f"--out {request.out}: lies in {option} {path}, or that in it, but what is read must not "
                               f"be written over. Give another --out.")  # fmt: skip
     shards = shard_index.tar_folder(request.shards.rstrip("/")) if request.shards else ""
-    tars = shard_index.tar_names(shards) if shards else []
+    tars = tar_names(shards) if shards else []
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
     about, dims = _about_model(request)
     files, parts = _plan(found, pool, about["name"])
     identity = {
         "command": "score", "pool": request.pool, "scale": request.scale, "columns": dict(request.columns),
         "limit_files": request.limit_files, **about, "batch": request.batch,
-        "shards": [{"name": name, "bytes": file_size(storage.join(shards, name))} for name in tars],
+        "shards": [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in tars],
         "accept_changed": request.accept_changed, "files": [dataclasses.asdict(file) for file in found.files],
     }  # fmt: skip
     with folder.claim(request.out, identity, request.overwrite), pool.serve() as resolve:

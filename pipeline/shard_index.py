@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from metadata import uids as uid
-from metadata.errors import CurateError
 from pipeline import storage, subset, tars
-from pipeline.reshard_work import sample_uid
+from pipeline.reshard_work import sample_uid, tar_names
 from pipeline.statuses import OK
 from pipeline.targets import ENDINGS
 
@@ -23,20 +22,6 @@ NOT_IN_SHARDS = "not_in_shards"
 
 #: A uid's two words, as in a subset file; the tar and the bytes of the image in it.
 SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
-
-
-
-def tar_names(shards: str) -> list[str]:
-    """The tars of the folder, sorted; of a run's folder those of its `shards`.
-
-    Raises:
-        CurateError: there is none.
-    """
-    names = [name for name in storage.names(shards) if name.endswith(".tar")]
-    if not names:
-        raise CurateError(f"--shards {shards}: no tars there, but a folder with .tar files, or that of a run, is "
-                          f"needed. Look at the path.")  # fmt: skip
-    return names
 
 
 def tar_folder(given: str) -> str:

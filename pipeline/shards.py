@@ -23,7 +23,7 @@ from pipeline.fetch import Fetched, fetch_all
 from pipeline.images import ImageProcessor
 from pipeline.ledger import LEDGER_SCHEMA, found_ledger, ledger_name, shard_is_whole, tar_name
 from pipeline.options import FetchPolicy, ImageOptions
-from pipeline.samples import Row, rows, sample_blocks, sample_key
+from pipeline.samples import Row, rows, sample_blocks
 from pipeline.statuses import OK
 
 Statuses = collections.Counter[str]
@@ -76,7 +76,7 @@ def write_shard(
     planned = rows(plan)
     if len(planned) > samples_per_shard:
         raise ValueError(f"shard {shard}: {len(planned)} rows, but there are keys for {samples_per_shard}.")
-    keys = [sample_key(shard, index, samples_per_shard) for index in range(len(planned))]
+    keys = [tars.sample_key(shard, index, samples_per_shard) for index in range(len(planned))]
     with storage.scratch(folder) as scratch:
         outcomes = _fetch(keys, planned, fetch, images, scratch, on_progress)
         # An old ledger must not be found beside a new tar.

@@ -45,6 +45,9 @@ def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
     """The file system of `path` and what that file system calls it."""
     import fsspec
 
+    if is_local(path):  # in which fsspec would read `::` as a chain of file systems
+        fs = fsspec.filesystem("file")
+        return fs, fs._strip_protocol(path)
     return fsspec.core.url_to_fs(path)
 
 
@@ -63,14 +66,33 @@ def naming(path: str) -> Iterator[None]:
 def reaching(path: str) -> Iterator[None]:
     """Makes what a store's file system raises in the block an OSError that names `path`; each has types of its own.
 
-    That there is no such file is said as it is.
+    That there is no such file stays a FileNotFoundError.
     """
     try:
         yield
-    except (FileNotFoundError, CurateError):
+    except CurateError:
         raise
     except Exception as error:
-        raise OSError(errno.EIO, f"can't be reached ({reason(error)})", path) from error
+        what = what_happened(error)
+        if isinstance(what, FileNotFoundError):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+        raise OSError(errno.EIO, f"can't be reached ({reason(what)})", path) from error
+
+
+def what_happened(error: Exception) -> Exception:
+    """The error itself, but for fsspec's http, which calls every failure a FileNotFoundError and keeps the true one."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or cause is None:
+        return error
+    import aiohttp
+
+    return cause if isinstance(cause, (aiohttp.ClientError, TimeoutError)) and http_status(cause) != 404 else error
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status in an error: requests and httpx keep the response, aiohttp the status."""
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    return status if isinstance(status, int) else None
 
 
 @contextlib.contextmanager
@@ -123,8 +145,8 @@ def write(path: str, data: bytes | memoryview) -> None:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Writes `value` as indented JSON."""
-    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Writes `value` as indented JSON; what of a file's name is no UTF-8 is escaped, as JSON has it."""
+    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def write_parquet(path: str, table: "pa.Table", **options: Any) -> None:
@@ -168,11 +190,13 @@ def several_at_once(function: Callable[[T], R], items: Iterable[T]) -> Iterator[
         yield from threads.map(function, items)
 
 
-def open_read(path: str) -> BinaryIO:
-    """The file, opened for reading."""
+def open_read(path: str, **options: Any) -> BinaryIO:
+    """The file, opened for reading; `options` are those of its file system's."""
     with reaching(path):
         fs, name = filesystem(path)
-        return fs.open(name, "rb")
+        file = fs.open(name, "rb", **options)
+    file.read = reaching(path)(file.read)  # a store may fail at any time
+    return file
 
 
 def read_json(path: str) -> Any:

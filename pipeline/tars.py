@@ -7,6 +7,7 @@ nothing is extracted under a name that a tar gives.
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import zlib
@@ -45,6 +46,16 @@ def member_header(name: str, size: int) -> bytes:
         raise ValueError(f"{name}: {size} bytes, but a tar member can have 0 to {_MAX_OCTAL}.")
     before = raw.ljust(100, b"\x00") + _AFTER_NAME + b"%011o\x00" % size + _AFTER_SIZE
     return before + b"%06o\x00 " % _checksum(before, _AFTER_CHECKSUM) + _AFTER_CHECKSUM
+
+
+def sample_key(shard: int, index: int, samples_per_shard: int) -> str:
+    """The key of a shard's sample by img2dataset's convention: the shard in 8 digits, then the index.
+
+    >>> sample_key(3, 42, 10_000)
+    '000000030042'
+    """
+    digits = math.ceil(math.log10(samples_per_shard))
+    return f"{shard * 10**digits + index:0{8 + digits}d}"
 
 
 def padding(size: int) -> bytes:
@@ -110,20 +121,19 @@ def opened(path: str) -> Iterator[Source]:
         return
     from pipeline import storage  # here, because the local path does without fsspec
 
-    fs, name = storage.filesystem(path)
     # The captions lie behind the header that is read ahead, so recent blocks are kept.
-    with fs.open(name, "rb", block_size=2 << 20, cache_type="blockcache") as file:
+    with storage.open_read(path, block_size=2 << 20, cache_type="blockcache") as remote:
 
         def read(at: int, length: int) -> bytes:
-            file.seek(at)
-            return file.read(length)
+            remote.seek(at)
+            return remote.read(length)
 
         def read_into(at: int, buffer: memoryview) -> int:
             body = read(at, len(buffer))
             buffer[: len(body)] = body
             return len(body)
 
-        yield Source(path, fs.size(name), read, read_into, window=1 << 20)
+        yield Source(path, storage.size(path), read, read_into, window=1 << 20)
 
 
 def samples(tar: Source) -> Iterator[Sample]:

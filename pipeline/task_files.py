@@ -80,9 +80,11 @@ class TaskFiles:
         for path in self.shards:
             for number, row in _rows(path, ("cue", "candidates", "associations", "candidate_images")):
                 where = f"{path}: row {number}"
-                images = [data for image in row["candidate_images"] or () if (data := _bytes(image)) is not None]
-                answers = np.isin(row["candidates"] or [], row["associations"] or [])
-                if not row["cue"] or not answers.any() or len(images) != len(answers):
+                lists = (row[name] for name in ("candidates", "associations", "candidate_images"))
+                names, chosen, pictures = (found if isinstance(found, list) else [] for found in lists)
+                images = [data for image in pictures if (data := _bytes(image)) is not None]
+                answers = np.array([name in chosen for name in names], np.bool_)
+                if not row["cue"] or not isinstance(row["cue"], str) or not answers.any() or len(images) != len(names):
                     raise _broken(where, "lacks a cue, an image or an answer", "a game has all of them")
                 yield Game(where, row["cue"], images, answers)
 
@@ -159,7 +161,7 @@ def _templates(path: str) -> list[str]:
 def _lines(path: str) -> list[str]:
     """A text file's lines without the spaces around them."""
     try:
-        lines = [line.strip() for line in storage.read(path).decode().splitlines()]
+        lines = [line.strip() for line in _cut(storage.read(path))]
     except FileNotFoundError as error:
         raise _broken(path, "is not there", "an evaluation set has it") from error
     except UnicodeDecodeError as error:
@@ -170,9 +172,15 @@ def _lines(path: str) -> list[str]:
     return lines
 
 
+def _cut(text: bytes) -> list[str]:
+    """The lines of UTF-8, which end in \\n or \\r\\n alone; a mark at the beginning is none of the text."""
+    lines = text.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
 def _captions(text: bytes, where: str) -> list[str]:
     try:
-        captions = text.decode().splitlines()
+        captions = _cut(text)
     except UnicodeDecodeError as error:
         raise _broken(where, f"captions that are no UTF-8 ({reason(error)})", "text is needed") from error
     if not captions:
@@ -195,15 +203,17 @@ def _numbers(data: bytes, where: str) -> np.ndarray:
 def _captioned(path: str) -> Iterator[Sample]:
     for number, row in _rows(path, ("image", "caption")):
         where = f"{path}: row {number}"
-        image, captions = _bytes(row["image"]), row["caption"]
-        if image is None or not captions or None in captions:
+        image, given = _bytes(row["image"]), row["caption"]
+        captions = given if isinstance(given, list) else [given]
+        if image is None or not given or not all(isinstance(caption, str) for caption in captions):
             raise _broken(where, "lacks the image's bytes or a caption", "every row has both")
-        yield Sample(where, image, [captions] if isinstance(captions, str) else captions)
+        yield Sample(where, image, captions)
 
 
 def _bytes(image: Any) -> bytes | None:
-    """An image of the Hub's parquet files: {bytes, path}."""
-    return image.get("bytes") if isinstance(image, dict) else image
+    """An image of the Hub's parquet files: {bytes, path}; None where it is none."""
+    data = image.get("bytes") if isinstance(image, dict) else image
+    return data if isinstance(data, bytes) else None
 
 
 def _rows(path: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:

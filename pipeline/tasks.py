@@ -110,7 +110,7 @@ def named(text: str) -> list[Task]:
     if text == "datacomp":
         return list(DATACOMP.values())
     if text.endswith((".yml", ".yaml")):
-        return [task for task in _listed(text) if task.key not in NOT_COUNTED]
+        return _listed(text)
     for key in text.split(","):
         if key in NOT_COUNTED:
             raise CurateError(f"--tasks {key}: is on DataComp's list, but only the 38 tasks that have a main metric "
@@ -121,21 +121,29 @@ def named(text: str) -> list[Task]:
 
 
 def _listed(path: str) -> list[Task]:
-    """The tasks of a file: YAML, key to {name, size, main_metric}, each with a default but the key."""
+    """The tasks of a file that count: YAML, key to {name, size, main_metric}, each with a default but the key."""
     try:
         found = yaml.safe_load(storage.read(path))
         tasks = [
             Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
             for key, about in found.items()
+            if key not in NOT_COUNTED
         ]
     except OSError as error:
         raise CurateError(f"--tasks {printable(path)}: {error.strerror}, but tasks are read from there. Give "
                           f"`datacomp`, keys of its tasks, or a file.") from error  # fmt: skip
-    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:  # ValueError: a date 2020-99-99
         raise CurateError(f"--tasks {printable(path)}: is no list of tasks ({reason(error)}), but YAML is needed that "
                           f"has {{name, size, main_metric}} by key. Look at it.") from error  # fmt: skip
     for task in tasks:
         if not isinstance(task.key, str) or not re.fullmatch(r"\w[\w.@-]*(/\w[\w.@-]*)?", task.key):
             raise CurateError(f"--tasks {printable(path)}: the key {printable(task.key)!r}, but a key is letters, "
                               f"digits and .@_- with one slash at most. Mend it.")  # fmt: skip
+        if task.size is not None and (type(task.size) is not int or task.size < 1):
+            raise CurateError(f"--tasks {printable(path)}: the size of {task.key} is {printable(repr(task.size))}, but "
+                              f"it is a whole number above 0. Mend it, or leave it out.")  # fmt: skip
+        for what, word in ("name", task.name), ("main_metric", task.main_metric):
+            if not isinstance(word, str):
+                raise CurateError(f"--tasks {printable(path)}: the {what} of {task.key} is {printable(repr(word))}, "
+                                  f"but it is a text. Mend it, or leave it out.")  # fmt: skip
     return tasks

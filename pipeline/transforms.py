@@ -1,4 +1,4 @@
-"""The Beam side: thin PTransforms over the plain functions of select.py and shards.py, and nothing else.
+"""The Beam side: thin PTransforms over the plain functions of select.py, groups.py and parts.py, and no more.
 
 Elements are pieces, shard numbers, fitted numbers and small counts; never rows, never image bytes. What a step makes,
 it writes into the run's folder; what the next one needs to know of it, it finds there.

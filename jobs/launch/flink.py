@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.cli import Parser, positive
+from jobs.cli import Parser, port_number, positive
 from jobs.launch import guard
 from metadata.errors import CurateError
 
@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dir", metavar="FOLDER", default="runs/flink", help="the cluster's (default: %(default)s)")
     parser.add_argument("--taskmanagers", metavar="N", type=positive, default=2, help="default: %(default)s")
     parser.add_argument("--slots", metavar="N", type=positive, default=1, help="of each (default: %(default)s)")
-    parser.add_argument("--port", metavar="PORT", type=positive, default=8081, help="its REST (default: %(default)s)")
+    parser.add_argument(
+        "--port", metavar="PORT", type=port_number, default=8081, help="its REST (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     folder = pathlib.Path(args.dir).absolute()
     try:
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             port = start(folder, args.taskmanagers, args.slots, args.port)
             print(f"--runner flink --flink_master localhost:{port}")
     except CurateError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"curate: {error}", file=sys.stderr)
         return 1
     return 0
 

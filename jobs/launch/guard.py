@@ -6,6 +6,7 @@ it, and that would go on writing into the run's folder, perhaps beside the run t
 """
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -63,17 +64,22 @@ def cancel(rest: str, job: str, patience_s: float = 30.0) -> None:
         time.sleep(0.2)
 
 
-def ask(rest: str, path: str, method: str = "GET"):
+def ask(rest: str, path: str, method: str = "GET") -> dict:
     """What the cluster's REST interface answers, as JSON.
 
     Raises:
-        OSError: it doesn't answer, or not with JSON.
+        OSError: it doesn't answer, or not with a JSON object.
     """
-    with urllib.request.urlopen(urllib.request.Request(rest + path, method=method), timeout=10) as answer:
-        try:
-            return json.loads(answer.read(1 << 24))
-        except ValueError as error:
-            raise OSError("what answers is not Flink") from error
+    try:
+        with urllib.request.urlopen(urllib.request.Request(rest + path, method=method), timeout=10) as answer:
+            found = json.loads(answer.read(1 << 24))
+    except http.client.InvalidURL as error:
+        raise OSError(str(error)) from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError("what answers is not Flink") from error
+    if not isinstance(found, dict):
+        raise OSError("what answers is not Flink")
+    return found
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Engine:
         runner: `flink` or `spark`.
         workers: processes of one that is embedded in the job server; a cluster's are as many as its slots.
         options: Beam's, from the user; they count before ours.
-        job: the name of the run's jobs.
+        job: how the names of the run's jobs begin; the user's own follows.
 
     Raises:
         CurateError: there is no Java, the cluster does not answer or is of another version.
@@ -45,7 +45,9 @@ class Engine:
         asked = beams.PipelineOptions(self.given)
         self.endpoint = asked.view_as(beams.PortableOptions).job_endpoint
         self.rest = ""
-        self.defaults = [f"--job_name={job}"]
+        self.defaults: list[str] = []
+        # An orphan is found by how its name begins, so the user's doesn't replace ours.
+        self.name = "-".join(filter(None, [job, asked.view_as(beams.GoogleCloudOptions).job_name]))
         if not asked.view_as(beams.PortableOptions).environment_type:
             self.defaults += _WORKERS
         if runner == "flink":
@@ -79,7 +81,8 @@ class Engine:
                 raise CurateError(f"--flink_master {self.rest}: {printable(error)}. Cancel them.") from error
             sizes = [f"--parallelism={overview['slots-total']}"]
             processes = -(-overview["slots-total"] // overview["taskmanagers"])
-        options = [*self.defaults, *sizes, f"--sdk_worker_parallelism={processes}", *self.given]
+        options = [*self.defaults, *sizes, f"--sdk_worker_parallelism={processes}", *self.given,
+                   f"--job_name={self.name}"]  # fmt: skip
         if self.rest:
             options.append(f"--flink_master={self.rest}")
         if not self.endpoint:
@@ -98,7 +101,7 @@ class Engine:
     def _ask(self, path: str) -> dict:
         try:
             return guard.ask(self.rest, path)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             reason = printable(getattr(error, "reason", error))
             raise CurateError(f"--flink_master {self.rest}: {reason}, but Flink's REST interface must answer there. "
                               f"Start the cluster, or name the port of its web page.") from error  # fmt: skip

@@ -4,14 +4,18 @@ import http.server
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
+from jobs.launch import flink as launch
 from jobs.launch import guard
+from jobs.launch.portable import Engine
 
 POOL = ("--pool", "demo:400", "--select-only")
 
@@ -70,6 +74,14 @@ def last_line(done: subprocess.CompletedProcess) -> str:
     ("options", "code", "words"),
     [
         (["--runner", "flink", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
+        (["--runner", "flnk"], 2, "unknown runner 'flnk'. Did you mean 'flink'? Known: local, flink,"),
+        (["--runner", "PortableRuner"], 2, "Did you mean 'PortableRunner'?"),
+        (["--runner", ""], 2, "unknown runner ''. Known:"),
+        (["--runner", "no.such.Runner"], 1, "--runner no.such.Runner: can't be had (No module named 'no'), but"),
+        (["--runner", "portable"], 1, "--runner PortableRunner: no --job_endpoint was given, but"),
+        (["--runner", "Flink", "--parallelism", "x"], 2, "curate: error: argument --parallelism: invalid int value"),
+        (["--runner", "FLINK", "--flink_master", "localhost:x"], 1, "nonnumeric port: 'x', but Flink's REST interface"),
+        (["--runner", "flink", "--flink_master", "foo bar:1"], 1, "--flink_master http://foo bar:1: URL can't contain"),
         (["--runner", "flink", "--flink_master", "localhost:1"], 1, "Flink's REST interface must answer there"),
         (["--runner", "flink", "--job_server_java_launcher", "no-java"], 1, "no-java: it was not found"),
         (["--runner", "spark", "--job_server_java_launcher", "no-java"], 1, "--runner spark needs Java"),
@@ -88,6 +100,57 @@ def test_another_version_of_flink_is_refused(curate, tmp_path, flink):
     done = curate(*POOL, "--out", tmp_path / "run", "--runner", "flink", "--flink_master", flink[0])
     assert done.returncode == 1
     assert "the cluster is Flink 1.2.3, but Beam runs on 1.19" in last_line(done)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\n\r\n[1]", b"HTTP/1.1 200 OK\r\n\r\n<"]
+)
+def test_what_is_not_flink_is_said_to_be_none(told, tmp_path, answer):
+    with socket.create_server(("localhost", 0)) as server:
+        def serve():
+            client, _ = server.accept()
+            with client:
+                client.recv(1 << 16)
+                client.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        master = f"localhost:{server.getsockname()[1]}"
+        given, _, errors = told(*POOL, "--out", tmp_path / "run", "--runner", "flink", "--flink_master", master)
+    assert given == 1
+    assert f"--flink_master http://{master}: what answers is not Flink, but" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--runner", "Prism", "--prism_location", "none"], "--runner prism: no job came of it (Unable to parse"),
+        (["--runner", "Portable", "--job_endpoint=localhost:1", "--job_server_timeout=1"], "it (FutureTimeoutError)"),
+    ],
+)
+def test_a_job_that_was_never_taken_is_not_lost(told, tmp_path, options, words):
+    given, _, errors = told(*POOL, "--out", tmp_path / "run", *options)
+    assert given == 1
+    assert words in errors.splitlines()[-1]
+    assert "lost" not in errors
+
+
+def test_a_user_s_name_for_a_job_comes_behind_the_one_by_which_it_is_cancelled():
+    given = ["--flink_master=[local]", "--job_endpoint=localhost:1"]
+    for more, name in ([], "curate-1"), (["--job_name", "mine"], "curate-1-mine"):
+        options = PipelineOptions(Engine("flink", 1, [*given, *more], "curate-1").options())
+        assert options.view_as(GoogleCloudOptions).job_name == name
+
+
+def test_a_port_of_a_cluster_on_this_machine_is_looked_at(capsys):
+    with pytest.raises(SystemExit) as ended:
+        launch.main(["start", "--port", "99999"])
+    assert ended.value.code == 2
+    assert "the port '99999' is given, but a whole number from 1 to 65535 is needed" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_not_there_is_told_as_all_else(capsys, tmp_path):
+    assert launch.main(["stop", "--dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"curate: --dir {tmp_path}: there is no cluster, but")
 
 
 def test_a_job_server_that_does_not_start_is_told_with_its_last_word(curate, tmp_path):

@@ -1,6 +1,8 @@
 """The command as users run it: what it prints, and how it fails."""
 
+import importlib.metadata
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from demo_runs import outputs, run
 
+from jobs import main
 from jobs.main import listed
 
 YAML = """
@@ -77,10 +80,18 @@ def test_a_folder_of_other_things_is_left_alone(told, toy_pool, tmp_path):
         (["--pool", "{pool}", "--recipe", "nowhere.yaml"], 1, "nowhere.yaml"),
         (["--pool", "{pool}", "--columns", "text=caption", "--recipe", "basic_filter"], 1, "unknown column 'caption'"),
         (["--pool", "{pool}", "--columns", "text"], 2, "OURS=THEIRS"),
+        (["--pool", "{pool}", "--columns", "url=url, url=text"], 2, "'url' is given twice (url, text), but"),
         (["--pool", "{pool}", "--limit-files", "0"], 2, "a whole number above 0"),
         (["--pool", "{pool}", "--workers", "two"], 2, "a whole number above 0"),
         (["--pool", "{pool}", "--min-kept", "3"], 2, "a number from 0 to 1"),
-        (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "Did you mean --flink_master?"),
+        (["--pool", "{pool}", "--flink_mastr", "x:1"], 2, "unknown option '--flink_mastr'.\n"),
+        (["--versoin"], 2, "Did you mean --version?"),
+        *((["--pool", "{pool}", "--timeout", given], 2, f"argument --timeout: {given!r} is given, but a number of")
+          for given in ("inf", "1e400", "nan", "0", "x")),
+        *((["--pool", "{pool}", "--allow-host", given], 2, f"argument --allow-host: {given!r} is given, but a host's")
+          for given in ("", "*", "*.test", "http://localhost:18099", "localhost/", "[::1", "a:b:c")),
+        *((["--pool", "{pool}", "--allow-host", f"[::1]:{given}"], 2, f"the port {given!r} is given, but")
+          for given in ("", "0", "65536", "80/", "x")),
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
         (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
@@ -149,6 +160,44 @@ def test_help_is_quick_and_names_everything():
     assert not {"apache_beam", "img2dataset", "torch", "pyarrow", "duckdb"} & set(loaded.split())
 
 
+def test_a_terminal_without_every_character_or_none_at_all():
+    command = [sys.executable, "-m", "jobs.cli"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, env=ascii_only, check=True)
+    assert "OURS=THEIRS,\\u2026" in done.stdout
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command, "recipes"], capture_output=True, check=True)
+    assert closed.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("shards", "words"),
+    [
+        ("shards", "curate: nosuch.npy: No such file or directory, but it must be there. Look at the path.\n"),
+        ("shards/0.tar", "curate: shards/0.tar: Not a directory, but a folder must be there. Look at the path.\n"),
+    ],
+)
+def test_where_nothing_was_begun_nothing_is_kept(told, tmp_path, shards, words):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/0.tar").touch()
+    code, _, errors = told("reshard", "--shards", shards, "--subset", "nosuch.npy", "--out", "out")
+    assert (code, errors) == (1, words)
+
+
+def test_the_version_is_told_without_what_is_slow():
+    slow = "import atexit, sys, jobs.cli; atexit.register(lambda: print(*sys.modules)); jobs.cli.main(['--version'])"
+    version, loaded = subprocess.run(
+        [sys.executable, "-c", slow], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert version == f"curate {importlib.metadata.version('clip-curate')}"
+    assert not {"apache_beam", "torch", "pyarrow", "duckdb"} & set(loaded.split())
+
+
+def test_hosts_that_are_allowed_are_written_as_they_are_looked_for():
+    given = ["LocalHost", "Localhost:8080", "::1", "0:0::1", "[::1]:80", "10.0.0.1"]
+    args = main.parser().parse_args([word for host in given for word in ("--allow-host", host)])
+    assert args.allow_host == ["localhost", "localhost:8080", "[::1]", "[::1]", "[::1]:80", "10.0.0.1"]
+
+
 def test_recipes_are_listed_with_their_source(curate):
     done = curate("recipes")
     assert done.returncode == 0
@@ -183,7 +232,6 @@ def test_one_worker_writes_the_same_bytes(demo_run, tmp_path):
 
 def test_two_at_once_on_one_folder_are_refused(curate, toy_pool, tmp_path):
     import fcntl
-    import os
 
     args = ("--pool", toy_pool, "--select-only", "--out", tmp_path / "run")
     assert curate(*args).returncode == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_sources import dump, pack, page
 
-from metadata import entries, wikipedia
+from metadata import entries, matching, wikipedia
 from metadata.errors import CurateError
 from metadata.wikipedia import METACLIP, METACLIP_2, Limits
 
@@ -148,4 +148,4 @@ def test_the_published_numbers():
     assert (METACLIP.min_count, METACLIP.min_mutual_information, METACLIP.min_views) == (100, 30, 70)
     assert (METACLIP_2.unigrams, METACLIP_2.bigrams) == ((0.1, 251_465), (0.4, 100_646))
     assert (METACLIP_2.titles, METACLIP_2.max_chars) == ((0.76, 61_235), 256)
-    assert sorted(wikipedia.UNSPACED) == ["bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh"]
+    assert sorted(matching.UNSPACED) == ["bo", "dz", "ja", "km", "lo", "my", "ryu", "th", "zh"]

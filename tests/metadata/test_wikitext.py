@@ -3,11 +3,13 @@
 import re
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metadata import wikitext
+from metadata.matching import Matcher, compile_matcher
 from metadata.wikitext import BREAK, is_punctuation, plain, tokens
 
 
@@ -100,6 +102,12 @@ def test_neighbours_match_the_line_that_they_are_in(text):
     for run in groups(tokens(text)):
         words = [re.sub(r"([,.;:?!`])", r" \1 ", line) for line in text.split("\n")]
         assert any(" ".join(run) in " ".join(line.split()) for line in words)
+
+
+def test_spaces_in_a_row_are_one_in_an_article_and_not_in_a_caption():
+    assert tokens("a  b") == ["a", "b"]
+    matcher = Matcher(compile_matcher(pa.array(["a b"])))
+    assert matcher.match(pa.array(["a b", "a  b"])).to_pylist() == [[0], []]
 
 
 @pytest.mark.parametrize(("text", "runs"), [

@@ -57,6 +57,7 @@ def data(tmp_path) -> pathlib.Path:
 def test_a_finished_task_is_not_done_again(model, data, tmp_path, capsys):
     out = tmp_path / "out/results.jsonl"
     first = evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)
+    assert "Own A (1 of 1): 12 images, " in capsys.readouterr().err
     line = out.read_text()
     assert json.loads(line) == first["results"]["own/a"]
     assert list(json.loads(line)) == ["key", "dataset", "metrics"]

@@ -95,6 +95,22 @@ def test_one_file_may_have_any_name(tmp_path, toy_rows, write_pool):
         found_names(tmp_path / "p")
 
 
+def test_two_colons_are_part_of_a_name(tmp_path, toy_rows, write_pool):
+    pool = write_pool(tmp_path / "a::b", toy_rows)
+    assert content(read(pool_at(pool))) == content(expected(toy_rows))
+    assert f"{tmp_path}/c::d can't be read (No such file or directory)" in refused(tmp_path / "c::d")
+
+
+def test_a_name_that_is_no_utf_8_is_refused(toy_pool):
+    folder = toy_pool / os.fsdecode(b"nu\xff")
+    folder.mkdir()
+    next(toy_pool.glob("*.parquet")).rename(folder / "a.parquet")
+    assert refused(toy_pool) == (
+        f"--pool {toy_pool}: {toy_pool}/nu\\udcff/a.parquet is no UTF-8, but files are opened and recorded by names "
+        f"that are. Rename it."
+    )
+
+
 def test_folders_are_searched_to_the_bottom_and_in_order(tmp_path):
     wanted = ["a/1.parquet", "a/b/c.parquet/part-0.parquet", "a/b/d.parquet", "part_10/x.parquet", "part_9/x.parquet"]
     left = [".hidden.parquet", "_temporary/0/e.parquet", "a/.1.parquet.0123.tmp", "a/_x.parquet", ".cache/f.parquet",

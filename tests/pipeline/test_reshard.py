@@ -22,7 +22,7 @@ from pipeline import subset as subsets
 from pipeline import tars
 from pipeline.reshard import plan_shards, reshard
 from pipeline.reshard_work import Run
-from pipeline.shards import sample_key
+from pipeline.tars import sample_key
 
 CAPTIONS = ["a dog", "ein Hündchen", "犬と猫 🐶", 'a "uid": "quoted" caption', ""]
 
@@ -379,7 +379,7 @@ class TestBadInput:
         none = tmp_path / "none.npy"
         done = curate("reshard", "--shards", tmp_path / "shards", "--subset", none, "--out", tmp_path / "out")
         assert done.returncode == 1
-        assert done.stderr.startswith(f"curate: {none}: No such file or directory. ")
+        assert done.stderr.startswith(f"curate: {none}: No such file or directory, but it must be there. ")
         assert done.stderr.count("\n") == 1
 
 

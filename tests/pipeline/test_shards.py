@@ -24,8 +24,8 @@ from pipeline.fetch import Fetched
 from pipeline.images import ImageProcessor
 from pipeline.ledger import LEDGER_SCHEMA, read_ledger, shard_is_whole, write_sizes
 from pipeline.options import FetchPolicy, ImageOptions
-from pipeline.samples import sample_key
 from pipeline.shards import retry_shard, write_shard
+from pipeline.tars import sample_key
 
 SAMPLES = 1000
 FACE = [[0.2, 0.3, 0.4, 0.6]]

@@ -90,9 +90,10 @@ def test_equal_to_a_plain_loop(images, tiny, tmp_path):
 
     (config, weights), out = tiny, tmp_path / "t.npy"
     model, _, prepare = open_clip.create_model_and_transforms("tiny-targets", str(weights))
-    (images / "class1/2.jpg").write_bytes(picture(7)[:300])
+    odd = f"{images}/class1/" + os.fsdecode(b"2\xff.jpg")
+    pathlib.Path(odd).write_bytes(picture(7)[:300])
     record = targets.make(str(images), str(config), str(weights), str(out), 2)
-    assert record["left_out"] == [f"{images}/class1/2.jpg"]
+    assert record["left_out"] == [odd]
     assert record["images"] == 5
     assert json.loads((tmp_path / "t.json").read_text()) == record
     expected = []

@@ -59,6 +59,58 @@ def test_parquet(tmp_path):
         next(task_files.look(str(tmp_path / "flickr")).samples())
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": b"a", "caption": 5},
+        {"image": b"a", "caption": [1, 2]},
+        {"image": b"a", "caption": ["a", None]},
+        {"image": b"a", "caption": {"raw": "a"}},
+        {"image": b"a", "caption": ""},
+        {"image": "a.jpg", "caption": "a"},
+        {"image": [b"a"], "caption": "a"},
+    ],
+)
+def test_rows_of_other_types(tmp_path, row):
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "0.parquet")
+    with pytest.raises(CurateError, match=r"row 0: lacks the image's bytes or a caption, but"):
+        next(task_files.look(str(tmp_path)).samples())
+
+
+def test_a_caption_alone(tmp_path):
+    pq.write_table(pa.Table.from_pylist([{"image": b"a", "caption": "one"}]), tmp_path / "0.parquet")
+    assert list(task_files.look(str(tmp_path)).samples()) == [(f"{tmp_path}/0.parquet: row 0", b"a", ["one"], None)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cue": 5},
+        {"cue": ["owl"]},
+        {"candidate_images": b"a"},
+        {"candidate_images": 5},
+        {"candidate_images": ["a.jpg"]},
+        {"candidates": "a"},
+        {"candidates": 5},
+        {"associations": 5},
+        {"candidates": [["a"]], "associations": "a"},
+    ],
+)
+def test_games_of_other_types(tmp_path, change):
+    good = {"cue": "owl", "candidates": ["a"], "associations": ["a"], "candidate_images": [b"a"]}
+    pq.write_table(pa.Table.from_pylist([good | change]), tmp_path / "0.parquet")
+    with pytest.raises(CurateError, match=r"row 0: lacks a cue, an image or an answer, but"):
+        next(task_files.look(str(tmp_path)).games())
+
+
+def test_lines_end_where_editors_end_them_and_a_mark_at_the_beginning_is_no_text(folder):
+    (folder / "classnames.txt").write_bytes("\ufeffcat\r\nred\u2028star\n".encode())
+    assert task_files.look(str(folder)).classes == ["cat", "red\u2028star"]
+    (folder / "dataset_type.txt").write_text("retrieval")
+    write_tar(folder / "test/0.tar", [("s.jpg", b"a"), ("s.txt", "\ufeffone\u2028more\r\ntwo".encode())])
+    assert next(task_files.look(str(folder)).samples()).label == ["one\u2028more", "two"]
+
+
 def test_games(tmp_path):
     images = [{"bytes": bytes([n]), "path": None} for n in range(3)]
     good = {"cue": "owl", "candidates": ["a", "b", "c"], "associations": ["c", "a"], "candidate_images": images}

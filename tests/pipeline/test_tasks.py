@@ -50,7 +50,9 @@ def test_tasks_are_named(tmp_path):
     assert tasks.named("datacomp") == list(tasks.DATACOMP.values())
     assert [task.name for task in tasks.named("vtab/dtd,cifar10,vtab/dtd")] == ["Describable Textures", "CIFAR-10"]
     path = tmp_path / "mine.yml"
-    path.write_text("demo/objects: {name: Objects, size: 3}\nfairness/utkface: {}\nx: {main_metric: acc5}\n")
+    path.write_text(
+        "demo/objects: {name: Objects, size: 3}\nfairness/utkface: {main_metric: null}\nx: {main_metric: acc5}\n"
+    )
     assert tasks.named(str(path)) == [tasks.Task("demo/objects", "Objects", 3), tasks.Task("x", "x", None, "acc5")]
 
 
@@ -58,13 +60,23 @@ def test_mistakes(tmp_path):
     (tmp_path / "text.yml").write_text("a\n")
     (tmp_path / "broken.yml").write_text("a: [\n")
     (tmp_path / "path.yml").write_text("../../etc: {}\n")
+    (tmp_path / "date.yml").write_text("x: {size: 2020-99-99}\n")
+    (tmp_path / "deep.yml").write_text("[" * 2000)
+    for name, about in ("size", "size: '12'"), ("none", "size: 0"), ("metric", "main_metric: [1]"), ("name", "name: 5"):
+        (tmp_path / f"{name}.yml").write_text(f"x: {{{about}}}\n")
     for given, told in [
         ("cifar1", "--tasks: unknown task 'cifar1'. Did you mean 'cifar10'?"),
         ("fairness/fairface", "--tasks fairness/fairface: is on DataComp's list, but only the 38 tasks"),
-        (f"{tmp_path}/none.yml", f"--tasks {tmp_path}/none.yml: No such file or directory, but"),
+        (f"{tmp_path}/gone.yml", f"--tasks {tmp_path}/gone.yml: No such file or directory, but"),
         (f"{tmp_path}/text.yml", f"--tasks {tmp_path}/text.yml: is no list of tasks ("),
         (f"{tmp_path}/broken.yml", f"--tasks {tmp_path}/broken.yml: is no list of tasks ("),
         (f"{tmp_path}/path.yml", f"--tasks {tmp_path}/path.yml: the key '../../etc', but"),
+        (f"{tmp_path}/date.yml", f"--tasks {tmp_path}/date.yml: is no list of tasks ("),
+        (f"{tmp_path}/deep.yml", f"--tasks {tmp_path}/deep.yml: is no list of tasks ("),
+        (f"{tmp_path}/size.yml", f"--tasks {tmp_path}/size.yml: the size of x is '12', but it is a whole number"),
+        (f"{tmp_path}/none.yml", f"--tasks {tmp_path}/none.yml: the size of x is 0, but it is a whole number"),
+        (f"{tmp_path}/metric.yml", f"--tasks {tmp_path}/metric.yml: the main_metric of x is [1], but it is a text"),
+        (f"{tmp_path}/name.yml", f"--tasks {tmp_path}/name.yml: the name of x is 5, but it is a text"),
     ]:
         with pytest.raises(CurateError) as error:
             tasks.named(given)

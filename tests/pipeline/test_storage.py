@@ -1,0 +1,89 @@
+"""A store that fails while it is read is told by the file's address, in one sentence, whatever reads."""
+
+import functools
+import http.server
+import os
+import pathlib
+import threading
+
+import numpy as np
+import pytest
+
+from pipeline import planning, storage, subset
+from pipeline.reshard import reshard
+
+
+class Failing(http.server.SimpleHTTPRequestHandler):
+    """A folder over http: its listing can be had, and of files the size, but of `gone` ones; no file itself."""
+
+    def do_GET(self):
+        if os.path.isfile(self.translate_path(self.path)):
+            self.send_error(503)
+        else:
+            super().do_GET()
+
+    def do_HEAD(self):
+        if "gone" in self.path:
+            self.send_error(503)
+        else:
+            super().do_HEAD()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def store(tmp_path):
+    """The address of `tmp_path` there."""
+    serve = functools.partial(Failing, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def write_files(folder: pathlib.Path) -> None:
+    (folder / "shards").mkdir()
+    (folder / "shards/0.tar").write_bytes(bytes(10240))
+    (folder / "work/plan").mkdir(parents=True)
+    (folder / "work/plan/000000.parquet").write_bytes(bytes(100))
+    for name in "subset.npy", "gone.npy":
+        np.save(folder / name, np.array([(1, 2)], subset.UID_DTYPE))
+
+
+READERS = {
+    "subset.npy": lambda store, folder: storage.sha256(f"{store}/subset.npy"),
+    "gone.npy": lambda store, folder: storage.sha256(f"{store}/gone.npy"),
+    "work/plan/000000.parquet": lambda store, folder: planning.read_plan(
+        planning.ShardPlan(0, (("000000", 0, 1),)), store
+    ),
+    "shards/0.tar": lambda store, folder: reshard(f"{store}/shards", f"{folder}/subset.npy", f"{folder}/out", 9, 1),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_store_that_fails_while_it_is_read(store, tmp_path, name):
+    write_files(tmp_path)
+    with pytest.raises(OSError, match=r"can't be reached \(503, message='Service Unavailable'") as error:
+        READERS[name](store, tmp_path)
+    assert error.value.filename == f"{store}/{name}"
+
+
+def test_reshard_says_so_in_a_sentence(store, told, tmp_path):
+    write_files(tmp_path)
+    code, _, errors = told("reshard", "--shards", "shards", "--subset", f"{store}/subset.npy", "--out", "out")
+    assert code == 1
+    assert errors.startswith(f"curate: {store}/subset.npy: can't be reached (503, message='Service Unavailable', url=")
+
+
+def test_json_has_every_name_that_a_file_can_have(tmp_path):
+    value = {"ü": os.fsdecode(b"\xff.jpg")}
+    storage.write_json(str(tmp_path / "x.json"), value)
+    assert (tmp_path / "x.json").read_bytes() == '{\n  "ü": "\\udcff.jpg"\n}\n'.encode()
+    assert storage.read_json(str(tmp_path / "x.json")) == value
+
+
+def test_what_a_store_does_not_have_is_named_as_given(store):
+    with pytest.raises(FileNotFoundError) as error:
+        storage.open_read(f"{store}/none.npy")
+    assert (error.value.strerror, error.value.filename) == ("No such file or directory", f"{store}/none.npy")
