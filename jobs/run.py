@@ -52,7 +52,7 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
         CurateError: a stage is unknown or missing, or its options are no mapping.
         SystemExit: 2, where a command doesn't take its options.
     """
-    if not isinstance(given, Mapping) or not isinstance(given.get("out"), str):
+    if not isinstance(given, Mapping) or not (isinstance(given.get("out"), str) and given["out"]):
         raise CurateError(f"{path}: has no `out`, but every stage writes below that folder. Add out: runs/mine.")
     for name in given:
         if name not in (*STAGES, "out"):
