@@ -196,7 +196,9 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
         ({"name": "l14"}, "--as l14: is of 768 dimensions, but tiny-score has 32."),
         ({"pool": "{scored}"}, "has a column 'clip_tiny_similarity_score', but the scores are to be called so."),
         ({"shards": "{pool}"}, "--shards {pool}: no tars there, but"),
-        ({"out": "{pool}/x"}, "--out {pool}/x: lies in --pool {pool}, or that in it, but"),
+        ({"out": "{pool}/x"}, "--out {pool}/x: lies in --pool {pool}, but what is written there would become"),
+        ({"pool": "{scored}/m*/*", "name": "n", "out": "{scored}"}, "lies in --out {scored}, but what is read must"),
+        ({"shards": "{scored}", "out": "{scored}"}, "--shards {scored}: lies in --out {scored}, but"),
         ({"out": "{scored}", "batch": 5}, "holds another run (batch was 7, now 5)"),
     ],
 )
