@@ -66,12 +66,13 @@ class Line:
             return
         self.shown = now
         rate = (done - self.already) / max(now - self.start, 1e-9)
-        share = f" ({done / self.total:.0%})" if self.total else ""
-        text = f"{self.label}: {done:,} of {self.total:,} {self.unit}{share}, {rate:,.0f}/s"
+        total = max(self.total, done)  # a shard that proves damaged is done again as a whole
+        share = f" ({done / total:.0%})" if total else ""
+        text = f"{self.label}: {done:,} of {total:,} {self.unit}{share}, {rate:,.0f}/s"
         if last:
             text += f", took {duration(now - self.start)}"
         elif done > self.already:
-            text += f", {duration((self.total - done) / rate)} left"
+            text += f", {duration((total - done) / rate)} left"
         self._write(text + (f", {note}" if note else ""), last)
 
     def close(self) -> None:
