@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -193,6 +194,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TAG|FILE",
         help="its weights, as open_clip names them, or a checkpoint (a folder of `curate train` has its own)",
     )
+
+
+def folder(text: str) -> str:
+    """The type of an option that is a folder: its path or address without slashes at the end, but for / and s3://."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is given, but a folder's path or address is needed")
+    return re.sub("(?<=[^/:])/+$", "", text)
 
 
 def positive(text: str) -> int:

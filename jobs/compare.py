@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.cli import folder
 from jobs.main import listed
 from metadata.errors import CurateError, printable
 
@@ -20,12 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         metavar="RUN",
+        type=folder,
         nargs="+",
         help="the folder of a finished run; or a subset file (.npy), of which rows and overlaps alone are known",
     )
     parser.add_argument(
         "--out",
         metavar="FOLDER",
+        type=folder,
         help="where compare.json and compare.svg go, a path or address (default: runs/compare-NAME-NAME)",
     )
 
@@ -35,10 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.compare import compare
     from pipeline.failures import os_sentence
 
-    runs = [path.rstrip("/") or "/" for path in args.runs]
-    out = (args.out or _default_out(runs)).rstrip("/")
+    out = args.out or _default_out(args.runs)
     try:
-        report = compare(runs, out)
+        report = compare(args.runs, out)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
     for line in _table(report):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, port_number, positive
+from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, port_number, positive
 from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
@@ -52,7 +52,10 @@ def parser() -> Parser:
 
     running = result.add_argument_group("running")
     running.add_argument(
-        "--out", metavar="FOLDER", help="the run's folder, a path or address (default: runs/POOL-SCALE-RECIPE)"
+        "--out",
+        metavar="FOLDER",
+        type=folder,
+        help="the run's folder, a path or address (default: runs/POOL-SCALE-RECIPE)",
     )
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
@@ -196,7 +199,7 @@ def run(argv: Sequence[str]) -> int:
     from pipeline.curate import Request, curate
 
     recipe = recipe_of(args)
-    out = (args.out or _default_out(args, recipe.name)).rstrip("/")
+    out = args.out or _default_out(args, recipe.name)
     request = Request(
         pool=args.pool,
         scale=args.scale,
@@ -265,7 +268,7 @@ def _short(value: Any) -> str:
 
 
 def _default_out(args: argparse.Namespace, recipe: str) -> str:
-    pool = os.path.basename(args.pool.rstrip("/")).replace("*", "").removesuffix(".parquet") or "pool"
+    pool = os.path.basename(args.pool.rstrip("/")).replace("*", "").removesuffix(".parquet").strip(".") or "pool"
     return "-".join(filter(None, [f"runs/{pool.replace(':', '-')}", args.scale, recipe]))
 
 

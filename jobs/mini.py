@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from jobs.cli import Parser, as_command, positive
+from jobs.cli import Parser, as_command, folder, positive
 from metadata.errors import CurateError, unknown
 
 #: The scorer's fraction is DataComp's for a CLIP score, the tail's share MetaCLIP's.
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in names:
             if name not in RECIPES:
                 raise unknown("recipe", name, RECIPES, where="--recipes")
-        return _run(Study(args.out.rstrip("/"), args.pairs, args.samples_seen, args.seeds, names))
+        return _run(Study(args.out, args.pairs, args.samples_seen, args.seeds, names))
     except CurateError as error:
         print(f"mini: {error}", file=sys.stderr)
         return 1
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="python -m jobs.mini", description="A small DataComp on the demo pool, without a download.")
     parser.add_argument("step", choices=["run", "eval-sets"])
-    parser.add_argument("--out", metavar="FOLDER", default="runs/mini", help="default: runs/mini")
+    parser.add_argument("--out", metavar="FOLDER", type=folder, default="runs/mini", help="default: runs/mini")
     parser.add_argument("--per-concept", metavar="N", type=positive, default=2,
                         help="pictures of each of the 400 concepts in a task (default: 2)")  # fmt: skip
     parser.add_argument("--pairs", metavar="N", type=positive, default=20_000, help="of the pool (default: 20,000)")

@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from jobs.cli import positive
+from jobs.cli import folder, positive
 from metadata.errors import CurateError
 
 
@@ -13,13 +13,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards",
         metavar="FOLDER",
+        type=folder,
         required=True,
         help="webdataset tars whose json members have a uid; a path or address",
     )
     parser.add_argument(
         "--subset", metavar="FILE.npy", required=True, help="the uids to keep, as `curate` and DataComp write them"
     )
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new tars go; a path or address")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=folder, required=True, help="where the new tars go; a path or address"
+    )
     parser.add_argument(
         "--remove",
         metavar="FILE",
@@ -56,7 +59,6 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.failures import os_sentence
     from pipeline.reshard import reshard
 
-    out = args.out.rstrip("/")
     if len(args.remove) != len(args.by):
         raise CurateError(
             f"--remove is given {len(args.remove)} times, but --by {len(args.by)} times. Give each --remove FILE its "
@@ -64,11 +66,10 @@ def run(args: argparse.Namespace) -> int:
         )
     remove = tuple(zip(args.by, args.remove, strict=True))
     try:
-        shards = args.shards.rstrip("/")
-        manifest = reshard(shards, args.subset, out, args.samples, args.workers, args.overwrite, remove)
+        manifest = reshard(args.shards, args.subset, args.out, args.samples, args.workers, args.overwrite, remove)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
-    _summarise(manifest, out)
+    _summarise(manifest, args.out)
     return 0
 
 

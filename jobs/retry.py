@@ -3,6 +3,7 @@
 import argparse
 
 from jobs import engines
+from jobs.cli import folder
 from metadata.errors import CurateError, unknown
 
 
@@ -10,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The run and the statuses to try again."""
     from jobs.main import add_fetch_arguments, add_running_arguments
 
-    parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
+    parser.add_argument("run", metavar="RUN", type=folder, help="the folder of a finished run")
     parser.add_argument(
         "--status",
         metavar="STATUS,…",
@@ -35,9 +36,8 @@ def run(args: argparse.Namespace) -> int:
             raise CurateError("--status ok: these images are there. Name failures, such as timeout.")
         if status not in known:
             raise unknown("status", status, known, "--status")
-    before, after = retry(
-        args.run.rstrip("/"), frozenset(statuses), fetch_policy(args), engines.run_with("local", args.workers, [])
-    )
+    run_local = engines.run_with("local", args.workers, [])
+    before, after = retry(args.run, frozenset(statuses), fetch_policy(args), run_local)
     for status in sorted({*before, *after}, key=lambda s: (s != OK, s)):
         print(f"{status:20} {before[status]:>12,} -> {after[status]:>12,}")
     return 0

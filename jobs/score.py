@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from jobs import engines
-from jobs.cli import add_model_arguments, positive
+from jobs.cli import add_model_arguments, folder, positive
 from jobs.main import add_fetch_arguments, add_pool_arguments, add_runner_argument, fetch_policy
 from metadata.errors import CurateError
 
@@ -19,15 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "clip_l14_similarity_score (default: b32 for ViT-B-32, l14 for ViT-L-14)"
     )  # fmt: skip
     parser.add_argument(
-        "--shards", metavar="FOLDER", help="read the images there, from tars whose json members have a uid, or from a "
-        "run, and fetch none"
+        "--shards", metavar="FOLDER", type=folder, help="read the images there, from tars whose json members have a "
+        "uid, or from a run, and fetch none"
     )  # fmt: skip
     add_fetch_arguments(parser)
     parser.add_argument(
         "--accept-changed-images", action="store_true", help="score images whose sha256 is not the pool's any more"
     )
     parser.add_argument("--batch", metavar="N", type=positive, default=32, help="rows at a time (default: 32)")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="becomes the scored pool; a path or address")
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=folder, required=True, help="becomes the scored pool; a path or address"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     parser.add_argument(
         "--workers", metavar="N", type=positive, help="processes of the local runner, each with the model (default: "
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         scale=args.scale,
         model=args.model,
         pretrained=args.pretrained,
-        out=args.out.rstrip("/"),
+        out=args.out,
         run=engines.run_with(args.runner, processes, args.beam_options),
         name=args.name,
         shards=args.shards,

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from jobs.cli import folder
 from metadata.errors import CurateError
 
 #: The names of pipeline.submission.TRACKS, here without what that imports.
@@ -12,9 +13,10 @@ _TRACKS = ("filtering", "byod")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of what, by whom, where to."""
     parser.add_argument(
-        "--run", metavar="RUN", action="append", required=True, help="that was trained on (repeatable, for a mixture)"
-    )
-    parser.add_argument("--train", metavar="FOLDER", required=True, help="of `curate train`")
+        "--run", metavar="RUN", type=folder, action="append", required=True,
+        help="that was trained on (repeatable, for a mixture)",
+    )  # fmt: skip
+    parser.add_argument("--train", metavar="FOLDER", type=folder, required=True, help="of `curate train`")
     parser.add_argument("--results", metavar="FILE.jsonl", required=True, help="of `curate evaluate`")
     parser.add_argument("--method", metavar="NAME", required=True, help="shown to all, like the author and write-up")
     parser.add_argument("--author", metavar="NAME", required=True)
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--writeup", metavar="URL")
     parser.add_argument("--checkpoint", action="store_true", help="add the weights")
     parser.add_argument("--partial", action="store_true", help="bundle what is no submission yet, and say why")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="the bundle: a local path")
+    parser.add_argument("--out", metavar="FOLDER", type=folder, required=True, help="the bundle: a local path")
     parser.add_argument(
         "--push", metavar="USER/REPO", help="send it to this model repo of the Hub, which must be there"
     )
@@ -36,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.failures import os_sentence
 
     asked = submission.Asked(
-        runs=tuple(path.rstrip("/") for path in args.run), train=args.train.rstrip("/"), results=args.results,
-        out=args.out.rstrip("/"), method=args.method, author=args.author, email=args.email, track=args.track,
-        writeup=args.writeup, checkpoint=args.checkpoint, partial=args.partial,
+        runs=tuple(args.run), train=args.train, results=args.results, out=args.out, method=args.method,
+        author=args.author, email=args.email, track=args.track, writeup=args.writeup, checkpoint=args.checkpoint,
+        partial=args.partial,
     )  # fmt: skip
     try:
         record, lacks = submission.bundle(asked)

@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import Any
 
-from jobs.cli import positive
+from jobs.cli import folder, positive
 from metadata.errors import CurateError
 from pipeline.scales import SCALES, TRAININGS
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="folders of runs or of shards; a weight is how often their samples are seen, against those of others",
     )
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="a local path")
+    parser.add_argument("--out", metavar="FOLDER", type=folder, required=True, help="a local path")
     parser.add_argument("--model", metavar="NAME|FILE.json", help="of open_clip, or a config (default: the scale's)")
     parser.add_argument("--samples-seen", metavar="N", type=positive, help="default: the scale's")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sbatch and not args.slurm:
         raise CurateError("--sbatch: is given without --slurm, but it goes into that script. Add --slurm.")
     asked = training.Asked(
-        scale=args.scale, data=args.data, out=args.out.rstrip("/"), model=args.model, samples_seen=args.samples_seen,
+        scale=args.scale, data=args.data, out=args.out, model=args.model, samples_seen=args.samples_seen,
         seed=args.seed, gpus=args.gpus, nodes=args.nodes, workers=args.workers, accum=args.accum,
         sbatch=tuple(args.sbatch) if args.slurm else None,
     )  # fmt: skip

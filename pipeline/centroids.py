@@ -86,7 +86,7 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
     about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)
-    with folder.claim(work, identity, overwrite):
+    with folder.claim(work, {"command": "centroids", **identity}, overwrite):
         made = _sample(found, asked, storage.join(work, "work"))
         centroids, cosines = _cluster(asked, storage.join(work, "work"))
         with storage.atomic(out) as file:

@@ -14,7 +14,7 @@ from filters.base import Fit, Grouping, Step
 from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
 from metadata.schema import is_feature
-from pipeline import folder, groups, manifest, pieces, planning, progress, scores, select, storage
+from pipeline import finished, folder, groups, manifest, pieces, planning, progress, scores, select, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
@@ -61,7 +61,10 @@ def curate(request: Request) -> dict[str, Any]:
     recipe = request.recipe
     found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
     recipes.check(recipe, found.schema)
+    for file in found.files:
+        folder.refuse_inside(request.out, "--pool", file.path)
     identity = {
+        "command": folder.MAIN,
         "pool": request.pool,
         "scale": request.scale,
         "columns": dict(request.columns),
@@ -107,7 +110,7 @@ def _finished(request: Request) -> dict[str, Any] | None:
     path = storage.join(request.out, "manifest.json")
     if not storage.exists(path):
         return None
-    record = storage.read_json(path)
+    record = finished.read_manifest(path)
     if record["finished"] == "shards" or request.select_only:
         return record | {"nothing_to_do": True}
     return None

@@ -67,23 +67,28 @@ def open_run(path: str, label: str = "") -> Run:
                               f"again to finish it.")
         raise CurateError(f"{path}: holds no run, but a run's folder or a subset file (.npy) is needed. Give the --out "
                           f"of a `curate --pool …`.")
-    return Run(label, path, _read_manifest(manifest))
+    return Run(label, path, read_manifest(manifest))
 
 
-def _read_manifest(path: str) -> Mapping[str, Any]:
-    """A main job's manifest, with all that is read of it in place."""
+def read_manifest(path: str) -> dict[str, Any]:
+    """A main job's manifest, with all that is read of it in place.
+
+    Raises:
+        CurateError: it is something else, or damaged.
+    """
     try:
         record = storage.read_json(path)
-        numbers = [record["rows"]["in"], record["rows"]["kept"]]
+        numbers = [record["rows"][name] for name in ("in", "kept", "samples")]
         numbers += [step[name] for step in steps(record) for name in ("in", "dropped")]
-        texts = [record["recipe"]["name"], record["pool"], record["sha256"]["subset.npy"], record["scale"] or ""]
+        texts = [record["recipe"]["name"], record["pool"], record["scale"] or ""]
+        texts += [record["sha256"]["subset.npy"], record["finished"]]
         pool(record)
         if not all(isinstance(n, int) for n in numbers) or not all(isinstance(text, str) for text in texts):
             raise TypeError("a number or a name is something else")
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise CurateError(f"{path}: is not what a run of `curate --pool …` writes ({type(error).__name__}: "
-                          f"{reason(error)}), but that is needed. Give the folder of such a run, or a subset file "
-                          f"(.npy).") from error
+                          f"{reason(error)}), but that is needed. Give the folder of such a run; if it is one, "
+                          f"remove this file and run its command again.") from error
     return record
 
 

@@ -6,15 +6,22 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable
 from pipeline import storage
 
-#: Everything a run writes beside run.json; nothing else in a folder is ever touched.
+#: The main job's "command" in its run.json.
+MAIN = "curate"
+
+#: What a run writes beside run.json, but for `curate reshard`'s tars, which it replaces by itself; nothing else in a
+#: folder is ever touched. What calls a run finished comes first.
 OUTPUTS = (
-    "manifest.json", "subset.npy", "kept", "dropped", "shards", "work", "entry_counts.parquet", "balance.svg",
-    "train.json", "model.json", "checkpoints", "out.log", "params.txt", "trainer.log", "loss.svg", "train.sbatch",
-    "metadata", "scores.json",
+    "manifest.json", "train.json", "scores.json", "work", "subset.npy", "kept", "dropped", "shards",
+    "entry_counts.parquet", "balance.svg", "model.json", "checkpoints", "out.log", "params.txt", "trainer.log",
+    "loss.svg", "train.sbatch", "metadata", "sizes.json",
 )  # fmt: skip
+
+#: Parts of an identity that may list thousands of files, and by what these are known.
+_FILES = {"files": "path", "shards": "name", "pool": "name"}
 
 
 @contextlib.contextmanager
@@ -22,13 +29,14 @@ def claim(folder: str, identity: dict[str, Any], overwrite: bool) -> Iterator[No
     """Makes `folder` this run's while the block lasts: new, or a run of the same identity to go on with.
 
     Args:
-        identity: JSON of everything that decides what the outputs are. A part that the run there does not have yet,
-            such as image options after a run that only chose rows, is added.
-        overwrite: what another run left there is removed first.
+        identity: JSON of everything that decides what the outputs are, the "command" among it. A part that the run
+            there does not have yet, such as image options after a run that only chose rows, is added.
+        overwrite: what another run of the same command left there is removed first.
 
     Raises:
         CurateError: the folder holds another run or something else, can't be written, or is at work already.
     """
+    only_command = {"command": identity["command"]}
     path = storage.join(folder, "run.json")
     try:
         if not storage.exists(path):
@@ -38,11 +46,15 @@ def claim(folder: str, identity: dict[str, Any], overwrite: bool) -> Iterator[No
         raise CurateError(
             f"--out {folder}: {error.strerror or error}, but the run must write there. Give another folder."
         ) from error
+    _refuse_other(folder, identity["command"])
     with alone(folder):
-        if overwrite:
+        there = storage.read_json(path)
+        # Where only the command is known, clearing was stopped: what it left is nothing to go on from.
+        if overwrite or there == only_command:
+            storage.write_json(path, only_command)
             clear(folder)
         else:
-            identity = storage.read_json(path) | _checked(folder, storage.read_json(path), identity)
+            identity = there | _checked(folder, there, identity)
         storage.write_json(path, identity)
         yield
 
@@ -82,10 +94,29 @@ def _refuse_foreign(folder: str) -> None:
         raise CurateError(f"--out {folder}: holds {shown} but no run. Give a folder that is new or empty.")
 
 
+def command_of(folder: str) -> str | None:
+    """The command whose run is in `folder`; None where there is no run.json, or one that isn't ours."""
+    try:
+        found = storage.read_json(storage.join(folder, "run.json"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    return found.get("command") if isinstance(found, dict) else None
+
+
+def _refuse_other(folder: str, command: str) -> None:
+    there = command_of(folder)
+    if there is None:
+        raise CurateError(f"--out {folder}: its run.json is not one that curate wrote, but a folder is needed that is "
+                          f"new or empty, or has a run of this command. Give another folder.")  # fmt: skip
+    if there != command:
+        raise CurateError(f"--out {folder}: holds another run (command was {printable(there)}, now {command}), but a "
+                          f"folder has one command's runs. Give another --out.")  # fmt: skip
+
+
 def _checked(folder: str, there: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     different = [key for key in now if key in there and there[key] != now[key]]
     if different:
-        was = "; ".join(f"{key} was {_short(there[key])}, now {_short(now[key])}" for key in different)
+        was = "; ".join(_difference(key, there[key], now[key]) for key in different)
         raise CurateError(
             f"--out {folder}: holds another run ({was}), but a folder has one run. "
             f"Give another --out, or --overwrite to replace it."
@@ -93,6 +124,31 @@ def _checked(folder: str, there: dict[str, Any], now: dict[str, Any]) -> dict[st
     return now
 
 
+def _difference(key: str, was: Any, now: Any) -> str:
+    """What differs, in words; of files the first that does."""
+    if key in _FILES and isinstance(was, list) and isinstance(now, list):
+        before, after = ({file[_FILES[key]]: file for file in files} for files in (was, now))
+        name = next(name for name in sorted(before | after) if before.get(name) != after.get(name))
+        how = "is gone" if name not in after else "is new" if name not in before else "has changed"
+        return f"of its {key} {printable(name, 300)} {how}"
+    return f"{key} was {_short(was)}, now {_short(now)}"
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 200 else text[:200] + "…"
+
+
+def refuse_inside(out: str, option: str, path: str) -> None:
+    """Raises CurateError where `path`, which an option gives to be read, is in the folder to be written, or is it."""
+    if is_inside(path, out):
+        raise CurateError(
+            f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
+        )
+
+
+def is_inside(path: str, directory: str) -> bool:
+    """Whether `path` is the directory or lies in it."""
+    if storage.is_local(path) and storage.is_local(directory):
+        path, directory = os.path.realpath(path), os.path.realpath(directory)
+    return (path.rstrip("/") + "/").startswith(directory.rstrip("/") + "/")

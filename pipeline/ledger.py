@@ -74,8 +74,12 @@ def shard_is_whole(folder: str, shard: int, deep: bool = False) -> bool:
 def found_ledger(folder: str, shard: int) -> pa.Table | None:
     """The ledger, or None where there is none that `_write_ledger` wrote."""
     try:
-        ledger = read_ledger(folder, shard)
-    except (FileNotFoundError, pa.ArrowInvalid):
+        data = storage.read(storage.join(folder, ledger_name(shard)))
+    except FileNotFoundError:
+        return None
+    try:
+        ledger = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError):  # OSError is what Arrow says of some damage, too
         return None
     return ledger if b"tar_bytes" in (ledger.schema.metadata or {}) else None
 

@@ -47,10 +47,11 @@ def count_rows(
         as often as it is taken; samples of each piece, in order; sha256 of the files in kept/ by name.
 
     Raises:
-        CurateError: the sums don't hold.
+        CurateError: the sums don't hold, or a file in kept/ is gone.
     """
     kept, samples, hashes = 0, [], {}
     dropped = [0] * len(step_names)
+    there = {*storage.names(storage.join(folder, "kept"))}
     for piece in pieces:
         found = storage.read_json(select.marker(piece, folder))
         if found["rows"] != piece.rows or found["kept"] + sum(found["dropped"]) != piece.rows:
@@ -58,6 +59,9 @@ def count_rows(
                 f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
                 f"{sum(found['dropped'])} dropped. This is a defect: please report it."
             )
+        if f"{piece.name}.parquet" not in there:
+            raise CurateError(f"{folder}: kept/{piece.name}.parquet is gone, but its rows were chosen and counted. Run "
+                              f"the same command again with --overwrite.")  # fmt: skip
         kept += found["kept"]
         samples.append(found["samples"])
         hashes[f"kept/{piece.name}.parquet"] = found["sha256"]

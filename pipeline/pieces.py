@@ -14,7 +14,7 @@ import pyarrow as pa
 from metadata import uids
 from metadata.errors import CurateError, printable, unknown
 from metadata.schema import FEATURES, conform, fits, is_feature, known, type_of
-from pipeline import parquet_file, storage
+from pipeline import folder, parquet_file, storage
 from pipeline.features import Features, npz_path, open_npz
 from pipeline.parquet_file import ParquetFile, cut, open_parquet
 from pipeline.pools import Pool
@@ -74,8 +74,9 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
     """Addresses and sizes (None where a server does not say) of the pool's parquet files, sorted; the first `limit`.
 
     A folder is searched with all those in it, links followed, for names that end in `.parquet`. Names that begin with a
-    dot or an underscore are passed over, as other readers do: they are what writers leave beside the data. A glob (`*`,
-    `**`, `?`, `[…]`; over http no `?`) finds files that end so, and folders.
+    dot or an underscore are passed over, as other readers do: they are what writers leave beside the data; and so are
+    folders of the main job's runs, which may lie in the pool that they read. A glob (`*`, `**`, `?`, `[…]`; over http
+    no `?`) finds files that end so, and folders.
 
     Raises:
         CurateError: there is no such place, it can't be read, or it holds no parquet file.
@@ -119,8 +120,11 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             if root == path or root.endswith(".parquet"):
                 yield root, os.path.getsize(root)
             continue
-        for folder, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-            below = {name: os.path.join(folder, name) for name in (*folders, *names) if _is_data(name)}
+        for place, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+            if place != root and "run.json" in names and folder.command_of(place) == folder.MAIN:
+                folders.clear()
+                continue
+            below = {name: os.path.join(place, name) for name in (*folders, *names) if _is_data(name)}
             folders[:] = [name for name in folders if name in below and not _is_loop(below[name])]
             for name in names:
                 if name in below and name.endswith(".parquet"):
@@ -153,8 +157,14 @@ def _list_remote(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str
     for root, info in (fs.glob(path, detail=True) if is_glob else {path: fs.info(path)}).items():
         # Over http a folder is a page of links, and only the slash at its end tells it from a file.
         is_file = info["type"] == "file" and not root.endswith("/")
-        for name, found in ({root: info} if is_file else fs.find(root, detail=True)).items():
-            if found["type"] == "file" and (name == path or (name.endswith(".parquet") and _is_data(name, base))):
+        listed = {root: info} if is_file else fs.find(root, detail=True)
+        below = [name.removesuffix("run.json") for name in listed if name.endswith("/run.json")]
+        runs = tuple(place for place in below if place.rstrip("/") != root.rstrip("/")
+                     and folder.command_of(fs.unstrip_protocol(place)) == folder.MAIN)  # fmt: skip
+        for name, found in listed.items():
+            if found["type"] != "file" or name.startswith(runs):
+                continue
+            if name == path or (name.endswith(".parquet") and _is_data(name, base)):
                 yield name, found["size"]
 
 

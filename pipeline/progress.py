@@ -66,13 +66,13 @@ class Line:
             return
         self.shown = now
         rate = (done - self.already) / max(now - self.start, 1e-9)
-        of = f" of {self.total:,}" if self.total else ""
-        share = f" ({done / self.total:.0%})" if self.total else ""
+        total = self.total and max(self.total, done)  # a shard that proves damaged is done again as a whole
+        of, share = (f" of {total:,}", f" ({done / total:.0%})") if total else ("", "")
         text = f"{self.label}: {done:,}{of} {self.unit}{share}, {rate:,.0f}/s"
         if last:
             text += f", took {duration(now - self.start)}"
-        elif self.total and done > self.already:
-            text += f", {duration((self.total - done) / rate)} left"
+        elif total and done > self.already:
+            text += f", {duration((total - done) / rate)} left"
         self._write(text + (f", {note}" if note else ""), last)
 
     def close(self) -> None:

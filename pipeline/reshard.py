@@ -65,10 +65,7 @@ def reshard(
             them the subset means can't be known); none is found; `out` holds something else.
     """
     for option, path in ("--shards", shards), ("--subset", subset):
-        if is_inside(path, out):
-            raise CurateError(
-                f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
-            )
+        folder.refuse_inside(out, option, path)
     names = tar_names(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
@@ -252,10 +249,3 @@ def _packed(lists: Sequence[tuple[str, str]]) -> contextlib.AbstractContextManag
     from pipeline import reshard_lists
 
     return reshard_lists.packed(lists)
-
-
-def is_inside(path: str, directory: str) -> bool:
-    """Whether `path` is the directory or lies in it."""
-    if storage.is_local(path) and storage.is_local(directory):
-        path, directory = os.path.realpath(path), os.path.realpath(directory)
-    return (path.rstrip("/") + "/").startswith(directory.rstrip("/") + "/")

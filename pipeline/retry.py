@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metadata.errors import CurateError
-from pipeline import folder, ledger, manifest, planning, progress, storage
+from pipeline import finished, folder, ledger, manifest, planning, progress, storage
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import open_pool
 
@@ -26,10 +26,11 @@ def retry(
         Samples by status, before and after.
 
     Raises:
-        CurateError: the folder holds no run with shards, or none of its samples ended so.
+        CurateError: the folder holds no run with shards, or not all that a retry goes by, or none of its samples ended
+            so.
     """
     path = storage.join(out, "manifest.json")
-    if not storage.exists(path) or (record := storage.read_json(path))["finished"] != "shards":
+    if not storage.exists(path) or (record := finished.read_manifest(path))["finished"] != "shards":
         raise CurateError(
             f"{out}: holds no run whose shards are finished, but a retry needs one. Finish the run first."
         )
@@ -49,56 +50,80 @@ def retry(
             dataclasses.replace(fetch, resolve=resolve),
             ImageOptions(**record["images"]),
         )
-        _run(plans, step, statuses, before, run)
+        _run(plans, step, statuses, run)
         manifest.add_shards(record, plans, out)
         storage.write_json(path, record)
     return before, collections.Counter(record["samples"])
 
 
 def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
-    """The shards of a finished run."""
+    """The shards of a finished run.
+
+    Raises:
+        CurateError: the samples that work/ plans are not as many as the run has.
+    """
     folder = storage.join(out, "work", "select")
     samples = [
         (name.removesuffix(".json"), storage.read_json(storage.join(folder, name))["samples"])
         for name in storage.names(folder)
     ]
+    if (found := sum(n for _, n in samples)) != (needed := record["rows"]["samples"]):
+        raise CurateError(
+            f"{out}/work: plans {found:,} samples, but the run has {needed:,}, and a retry goes by that plan. Put back "
+            f"what was in work/, or run the run's command again with --overwrite."
+        )
     return planning.plan_shards(samples, record["recipe"]["shards"]["samples"])
+
+
+def to_fetch(plan: planning.ShardPlan, folder: str, statuses: frozenset[str]) -> int:
+    """How many samples of a shard are to be fetched: those that ended as one of `statuses`; all if it isn't whole."""
+    if not ledger.shard_is_whole(folder, plan.shard):
+        return plan.rows
+    return sum(n for status, n in ledger.sums(folder, plan.shard).statuses.items() if status in statuses)
 
 
 def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:
     """Fetches again what of one shard ended as one of `statuses`."""
-    folder = storage.join(step.folder, "shards")
-    if statuses.isdisjoint(ledger.read_ledger(folder, plan.shard).column("status").to_pylist()):
-        return
     from pipeline import shards  # workers alone need it, and what it brings
 
     report = planning.progress_writer(step.folder, plan.shard)
+    fetched: Statuses = collections.Counter()
+
+    def on_progress(so_far: Statuses) -> None:
+        nonlocal fetched
+        fetched = so_far
+        report(so_far)
+
     shards.retry_shard(
         plan.shard,
         planning.read_plan(plan, step.folder),
-        folder,
+        storage.join(step.folder, "shards"),
         step.fetch,
         step.images,
         step.samples,
         statuses,
-        report,
+        on_progress,
     )
+    report(fetched, last=True)
 
 
 def _run(
     plans: list[planning.ShardPlan],
     step: planning.ImageStep,
     statuses: frozenset[str],
-    before: Statuses,
     run: Callable[[Callable[[Any], None]], None],
 ) -> None:
+    folder = storage.join(step.folder, "shards")
+    counts = list(storage.several_at_once(lambda plan: to_fetch(plan, folder, statuses), plans))
+    left = [plan for plan, n in zip(plans, counts, strict=True) if n]
+
     def build(pipeline: Any) -> None:
         import apache_beam as beam
 
         from pipeline.transforms import ForEach, Spread
 
-        _ = pipeline | beam.Impulse() | Spread(plans) | ForEach(retry_planned, step, statuses)
+        _ = pipeline | beam.Impulse() | Spread(left) | ForEach(retry_planned, step, statuses)
 
     storage.remove(storage.join(step.folder, "work", "progress"))
-    total = sum(before[status] for status in statuses)
-    progress.watch(lambda: run(build), planning.ProgressReader(step.folder), total, "retrying", "samples")
+    if left:
+        progress.watch(lambda: run(build), planning.ProgressReader(step.folder), sum(counts), "retrying", "samples")

@@ -18,7 +18,6 @@ from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
-from pipeline.reshard import is_inside
 from pipeline.reshard_work import tar_names
 
 #: What CommonPool calls the models whose scores it has.
@@ -67,13 +66,16 @@ def score(request: Request) -> dict[str, Any]:
     """
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
-    for option, path in ("--pool", pool.address), ("--shards", request.shards or "/"):
-        if is_inside(path, request.out) or (option == "--pool" and is_inside(request.out, path)):
-            raise CurateError(f"--out {request.out}: lies in {option} {path}, or that in it, but what is read must not "
-                              f"be written over. Give another --out.")  # fmt: skip
-    shards = shard_index.tar_folder(request.shards.rstrip("/")) if request.shards else ""
+    if folder.is_inside(request.out, pool.address):
+        raise CurateError(f"--out {request.out}: lies in --pool {pool.address}, but what is written there would become "
+                          f"a part of the pool. Give another --out.")  # fmt: skip
+    if request.shards:
+        folder.refuse_inside(request.out, "--shards", request.shards)
+    shards = shard_index.tar_folder(request.shards) if request.shards else ""
     tars = tar_names(shards) if shards else []
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
+    for file in found.files:
+        folder.refuse_inside(request.out, "--pool", file.path)
     about, dims = _about_model(request)
     files, parts = _plan(found, pool, about["name"])
     identity = {

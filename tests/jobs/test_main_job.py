@@ -13,6 +13,7 @@ import pytest
 from demo_runs import outputs, run
 
 from jobs import main
+from jobs.cli import folder
 from jobs.main import listed
 
 YAML = """
@@ -63,6 +64,61 @@ def test_a_folder_of_other_things_is_left_alone(told, toy_pool, tmp_path):
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
 
 
+def test_a_pool_in_the_runs_own_folder_is_refused(told, toy_pool, tmp_path):
+    (tmp_path / "run/metadata").mkdir(parents=True)
+    (tmp_path / "run/run.json").write_text('{"command": "curate"}')
+    (next(toy_pool.iterdir())).rename(tmp_path / "run/metadata/x.parquet")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/x.parquet").symlink_to("../run/metadata/x.parquet")
+    for pool in ("run/", "./run/metadata", f"{tmp_path}/run/metadata/x.parquet", "*/metadata/*", "linked/"):
+        given, _, errors = told("--pool", pool, "--select-only", "--out", "run", "--overwrite")
+        assert given == 1
+        assert "x.parquet: lies in --out run, but what is read must not be written over. Give another" in errors
+    assert (tmp_path / "run/metadata/x.parquet").exists()
+
+
+def test_runs_may_lie_in_the_pool(curate, toy_pool):
+    """As they do by default where the pool is the current folder."""
+    for recipe, words in (("no_filter", "rows in"), ("no_filter", "nothing to do"), ("basic_filter", "rows in  ")):
+        done = curate("--pool", ".", "--recipe", recipe, "--select-only", cwd=toy_pool)
+        assert done.returncode == 0, done.stderr
+        assert words in done.stdout
+        record = json.loads((toy_pool / f"runs/pool-{recipe}/manifest.json").read_text())
+        assert record["rows"]["in"] == 1000
+
+
+def test_a_manifest_that_is_cut_is_told_and_can_be_made_again(curate, told, toy_pool, tmp_path):
+    args = ("--pool", toy_pool, "--recipe", "no_filter", "--select-only", "--out", tmp_path / "run")
+    assert curate(*args).returncode == 0
+    whole = outputs(tmp_path / "run")
+    os.truncate(tmp_path / "run/manifest.json", 10)
+    given, _, errors = told(*args)
+    assert given == 1
+    assert "manifest.json: is not what a run of `curate --pool …` writes (JSONDecodeError" in errors
+    assert "remove this file and run its command again." in errors
+    (tmp_path / "run/manifest.json").unlink()
+    assert curate(*args).returncode == 0
+    assert outputs(tmp_path / "run") == whole
+
+
+def test_kept_rows_that_are_gone_are_told(curate, told, toy_pool, tmp_path):
+    args = ("--pool", toy_pool, "--recipe", "no_filter", "--select-only", "--out", tmp_path / "run")
+    assert curate(*args).returncode == 0
+    for name in ("manifest.json", "kept/000001.parquet"):
+        (tmp_path / "run" / name).unlink()
+    given, _, errors = told(*args)
+    assert given == 1
+    assert f"{tmp_path}/run: kept/000001.parquet is gone, but its rows were chosen and counted." in errors
+    assert not (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.parametrize(("given", "meant"), [
+    ("/", "/"), ("a/", "a"), ("/a//", "/a"), ("s3://b/a/", "s3://b/a"), ("memory://", "memory://"),
+])  # fmt: skip
+def test_slashes_at_a_folders_end(given, meant):
+    assert folder(given) == meant
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -95,6 +151,9 @@ def test_a_folder_of_other_things_is_left_alone(told, toy_pool, tmp_path):
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
         (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
+        (["--pool", "{pool}", "--out", "/"], 1, "lies in --out /, but"),
+        (["--pool", "{pool}", "--out", ""], 2, "a folder's path or address is needed"),
+        (["reshard", "--shards", "{pool}", "--subset", "{pool}", "--out", "/"], 1, "lies in --out /, but"),
         (["retri", "x"], 2, "Did you mean 'retry'?"),
         (["retry", "{pool}", "--status", "timeout"], 1, "holds no run whose shards are finished"),
         (["retry", "{pool}", "--status", "timeot"], 1, "Did you mean 'timeout'?"),

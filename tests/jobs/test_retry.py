@@ -98,3 +98,59 @@ def test_select_only_can_be_continued_to_images(curate, server, write_pool, tmp_
     done = curate(*args)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run/manifest.json").read_text())["samples"] == {"ok": 5}
+
+
+def last_line(errors: str) -> str:
+    """Of the progress."""
+    return [line for line in errors.splitlines() if line.startswith("retrying: ")][-1]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:700] + bytes([data[700] ^ 1]) + data[701:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "fetched"),  # images 3 and 4 are in the third shard, 25 in the second
+    [
+        ({}, 3),
+        ({"00000001.parquet": lambda _: b""}, 12),
+        ({"00000001.tar": flipped}, 12),
+        ({"00000000.parquet": None, "00000001.tar": None, "00000002.parquet": lambda data: data[:-9]}, 30),
+    ],
+)
+def test_a_shard_that_is_not_whole_is_made_anew(run, curate, server, damage, fetched):
+    server.failing = {3: 503, 4: 503, 25: 503}
+    out = run("run")
+    before = shards(out)
+    server.failing = {}
+    for name, change in damage.items():
+        (out / "shards" / name).unlink()
+        if change is not None:
+            (out / "shards" / name).write_bytes(change(before[name]))
+    server.requests.clear()
+    done = curate("retry", out, "--status", "http_5xx", "--allow-host", server.host)
+    assert done.returncode == 0, done.stderr
+    assert len(server.requests) == fetched
+    assert last_line(done.stderr).startswith(f"retrying: {fetched} of {fetched} samples (100%)")
+    assert last_line(done.stderr).endswith(f", {fetched} ok, 0 not")
+    assert json.loads((out / "manifest.json").read_text())["samples"] == {"ok": 30}
+    assert shards(out).keys() == before.keys()
+
+
+def test_without_its_plan_a_run_is_left_as_it_is(run, told, server):
+    server.failing = {3: 503}
+    out = run("run")
+    before = shards(out), (out / "manifest.json").read_bytes()
+    (out / "work/select/000001.json").unlink()
+    code, _, errors = told("retry", out, "--status", "http_5xx", "--allow-host", server.host)
+    assert code == 1
+    assert f"{out}/work: plans 20 samples, but the run has 30, and a retry goes by that plan. Put back" in errors
+    assert (shards(out), (out / "manifest.json").read_bytes()) == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"command": "reshard", "samples": {"written": 5}}', '{"finished": "shar'])
+def test_a_manifest_of_something_else_is_told(told, tmp_path, text):
+    (tmp_path / "manifest.json").write_text(text)
+    code, _, errors = told("retry", tmp_path, "--status", "timeout")
+    assert code == 1
+    assert f"{tmp_path}/manifest.json: is not what a run of `curate --pool …` writes (" in errors

@@ -15,7 +15,7 @@ from fake_hub import FakeHub, serving
 from metadata import uids
 from metadata.errors import CurateError
 from metadata.schema import COLUMNS
-from pipeline import parquet_file, pieces, remote
+from pipeline import parquet_file, pieces, remote, storage
 from pipeline.parquet_file import cut
 from pipeline.pieces import Piece, batches, inspect
 from pipeline.pools import Pool, open_pool
@@ -124,6 +124,24 @@ def test_folders_are_searched_to_the_bottom_and_in_order(tmp_path):
     assert found_names(f"{root}/part_*") == ["x.parquet", "x.parquet"]
     assert found_names(f"{root}/**/d.parquet") == ["d.parquet"]
     assert found_names(f"{root}/a/*") == ["1.parquet", "part-0.parquet", "d.parquet"]
+
+
+@pytest.mark.parametrize("root", ["{tmp_path}/pool", "memory://pool"])
+def test_runs_in_the_folder_are_passed_over_unless_they_are_named(tmp_path, root):
+    root = root.format(tmp_path=tmp_path)
+    data = write(tmp_path / "x.parquet", {"x": [1]}).read_bytes()
+    for name in ("a", "runs/mine/kept/b", "runs/mine/shards/c", "scored/metadata/d", "theirs/e"):
+        storage.write(f"{root}/{name}.parquet", data)
+    for name, text in (("", '{"command": "curate"}'), ("runs/mine/", '{"command": "curate"}'),
+                       ("scored/", '{"command": "score"}'), ("theirs/", "[]")):  # fmt: skip
+        storage.write(f"{root}/{name}run.json", text.encode())
+    try:
+        assert found_names(root) == found_names(f"{root}/") == ["a.parquet", "d.parquet", "e.parquet"]
+        assert found_names(f"{root}/runs/mine/kept/") == ["b.parquet"]
+        assert found_names(f"{root}/runs/*/kept/*") == ["b.parquet"]
+        assert "there is no parquet file" in refused(f"{root}/runs/")
+    finally:
+        storage.remove(root)
 
 
 def test_links_are_followed_and_loops_are_not(tmp_path):

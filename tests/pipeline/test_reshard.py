@@ -422,10 +422,12 @@ class TestAgain:
         pool = make_pool(shards, [5])
         subset = write_subset(tmp_path / "s.npy", [uid for uid, _ in pool])
         (tmp_path / "run").mkdir()
-        (tmp_path / "run" / "run.json").write_text('{"pool": "commoncrawl", "recipe": {"name": "no_filter"}}')
+        (tmp_path / "run" / "run.json").write_text('{"command": "curate", "pool": "commoncrawl"}')
         (tmp_path / "run" / "manifest.json").write_text('{"finished": "shards"}')
-        with pytest.raises(CurateError, match="holds another run"):
-            reshard(str(shards), subset, str(tmp_path / "run"), 10, 1)
+        for overwrite in (False, True):
+            with pytest.raises(CurateError, match=r"holds another run \(command was curate, now reshard\)"):
+                reshard(str(shards), subset, str(tmp_path / "run"), 10, 1, overwrite)
+        assert (tmp_path / "run" / "manifest.json").exists()
 
     def test_workers_do_not_change_bytes(self, tmp_path, shards):
         pool = make_pool(shards, [30, 5, 30, 30])
