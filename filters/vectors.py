@@ -3,6 +3,7 @@
 import functools
 import glob
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 
 from filters.features import inner, widen
 from metadata import npy
-from metadata.errors import CurateError, reason
+from metadata.errors import CurateError, printable, reason
 from metadata.schema import FEATURES
 
 #: Vectors that are converted at a time: 24 MB of float32.
@@ -88,6 +89,7 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
     if vectors.shape[1] != dims and feature in FEATURES:
         raise CurateError(f"{where}: has vectors of {vectors.shape[1]} numbers, but {feature} has {dims}: it is of "
                           f"another model. Take the one that made {feature}.")  # fmt: skip
+    _check_model(path, feature, where)
     first = 0
     for block in _blocks(vectors):
         squares = inner(block, block)
@@ -97,6 +99,19 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
                               f"each must have a length. Leave it out.")  # fmt: skip
         first += len(block)
     return vectors
+
+
+def _check_model(path: str, feature: str, where: str) -> None:
+    """Raises CurateError where `curate centroids` has left word beside the file that they are of another model."""
+    about = f"{path.removesuffix('.npy')}.json"
+    try:
+        with open(about, "rb") as file:
+            embedding = str(json.load(file)["embedding"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return  # there is none, or it is of something else
+    if embedding.rpartition("_")[0] != feature.rpartition("_")[0]:
+        raise CurateError(f"{where}: is of {printable(embedding)}, as {about} says, but {feature} is compared with it: "
+                          f"both must be of one model. Make it of {feature}.")  # fmt: skip
 
 
 def _array(path: str, where: str) -> np.ndarray:

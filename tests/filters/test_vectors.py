@@ -78,6 +78,15 @@ def test_what_is_no_npy_of_vectors(tmp_path: pathlib.Path) -> None:
     assert "can't be read as .npy (an npz, an archive of several arrays), but" in refused(tmp_path / "b.npy.npz")
 
 
+def test_centroids_of_another_model_are_refused_by_what_was_written_with_them(tmp_path: pathlib.Path) -> None:
+    np.save(tmp_path / "c.npy", VALUES)
+    for text in ('{"embedding": "l14_img"}', '{"embedding": "l14_txt"}', '{"model": "mine"}', "", "[]", "[" * 100_000):
+        (tmp_path / "c.json").write_text(text)
+        assert len(read(tmp_path / "c.npy")) == len(VALUES)
+    (tmp_path / "c.json").write_text('{"embedding": "dfn_img"}')
+    assert f"is of dfn_img, as {tmp_path}/c.json says, but l14_img is compared" in refused(tmp_path / "c.npy")
+
+
 def test_files_that_are_not_there(tmp_path: pathlib.Path) -> None:
     for name in ("none.npy", "none*.pt"):
         told = f"step: kind {tmp_path / name}: there is no such file, but every worker needs it. Check the path."
