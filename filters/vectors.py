@@ -13,8 +13,8 @@ import numpy as np
 
 from filters.features import inner, widen
 from metadata import npy
-from metadata.errors import CurateError, printable, reason
-from metadata.schema import FEATURES
+from metadata.errors import CurateError, reason
+from metadata.schema import FEATURES, is_feature
 
 #: Vectors that are converted at a time: 24 MB of float32.
 _BLOCK = 8192
@@ -106,11 +106,13 @@ def _check_model(path: str, feature: str, where: str) -> None:
     about = f"{path.removesuffix('.npy')}.json"
     try:
         with open(about, "rb") as file:
-            embedding = str(json.load(file)["embedding"])
+            embedding = json.load(file)["embedding"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return  # there is none, or it is of something else
+    if not isinstance(embedding, str) or not is_feature(embedding):
+        return
     if embedding.rpartition("_")[0] != feature.rpartition("_")[0]:
-        raise CurateError(f"{where}: is of {printable(embedding)}, as {about} says, but {feature} is compared with it: "
+        raise CurateError(f"{where}: is of {embedding}, as {about} says, but {feature} is compared with it: "
                           f"both must be of one model. Make it of {feature}.")  # fmt: skip
 
 

@@ -81,7 +81,8 @@ def run_with(
                     raise
                 from apache_beam.runners.portability.portable_runner import PortableRunner
 
-                if isinstance(pipeline.runner, PortableRunner) and not hasattr(pipeline, "result"):  # set when it runs
+                taken = tries_left < _TRIES - 1 or hasattr(pipeline, "result")  # which is set when it runs
+                if isinstance(pipeline.runner, PortableRunner) and not taken:
                     raise CurateError(f"--runner {runner}: no job came of it ({failures.outage(error) or reason(error)}"
                                       f"), but it must take one. Mend this and run the same command again."
                                       ) from error  # fmt: skip

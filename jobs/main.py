@@ -5,13 +5,13 @@ import contextlib
 import ipaddress
 import math
 import os
-import re
 import sys
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, port_number, positive
+from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, positive
 from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
@@ -290,22 +290,22 @@ def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
     return files
 
 
-#: A name or an address, IPv6 in brackets; its port.
-_HOST = re.compile(r"([^\s:/@*?#\[\]]+|\[[0-9a-f:.]+\])(?::([^:]*))?")
-
-
 def _host(text: str) -> str:
-    """The type of --allow-host, as FetchPolicy takes it: in lower case, and IPv6 in brackets."""
-    with contextlib.suppress(ValueError):
-        return f"[{ipaddress.IPv6Address(text)}]"
-    if (found := _HOST.fullmatch(text.lower())) is None:
+    """The type of --allow-host: as FetchPolicy takes it, which is how addresses are written that are looked up."""
+    from pipeline.addresses import Refused, parse_url
+
+    try:
+        with contextlib.suppress(ValueError):
+            text = f"[{ipaddress.IPv6Address(text)}]"
+        if set(text) & set("/\\?#*@") or text.endswith(":"):
+            raise Refused("bad_url")
+        host, port = parse_url(f"http://{text}").raw_host or "", urllib.parse.urlsplit(f"//{text}").port
+    except (Refused, ValueError) as error:
         raise argparse.ArgumentTypeError(
             f"{text!r} is given, but a host's name or address alone is needed, with a port or without, as in "
             f"localhost:8080 or [::1]:8080"
-        )
-    if found[2] is not None:
-        port_number(found[2])
-    return found[0]
+        ) from error
+    return (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
 
 
 def _seconds(text: str) -> float:

@@ -35,8 +35,8 @@ def _remember_specs(work_out: Callable[[Any], _Specs]) -> Callable[[Any], _Specs
 
 userstate.get_dofn_specs = _remember_specs(userstate.get_dofn_specs)  # type: ignore[assignment]
 
-# To help whoever writes transforms Beam reads each function's source, for a warning of one that both yields and returns,
-# and notes the stack wherever a type is declared. Runs do without: a seventh of what it costs to build a pipeline.
+# To help whoever writes transforms Beam reads each function's source, for a warning of one that both yields and
+# returns, and notes the stack wherever a type is declared: a seventh of what it costs to build a pipeline.
 core._check_fn_use_yield_and_return = lambda _: False  # type: ignore[assignment]
 decorators.TRACEBACK_LIMIT = 0
 

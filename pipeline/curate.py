@@ -61,8 +61,7 @@ def curate(request: Request) -> dict[str, Any]:
     recipe = request.recipe
     found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
     recipes.check(recipe, found.schema)
-    for file in found.files:
-        folder.refuse_inside(request.out, "--pool", file.path)
+    folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     identity = {
         "command": folder.MAIN,
         "pool": request.pool,

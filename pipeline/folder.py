@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from metadata.errors import CurateError, printable
@@ -106,8 +106,8 @@ def command_of(folder: str) -> str | None:
 def _refuse_other(folder: str, command: str) -> None:
     there = command_of(folder)
     if there is None:
-        raise CurateError(f"--out {folder}: its run.json is not one that curate wrote, but a folder is needed that is "
-                          f"new or empty, or has a run of this command. Give another folder.")  # fmt: skip
+        raise CurateError(f"--out {folder}: its run.json is not one that this version of curate writes, but a folder "
+                          f"is needed that is new or empty, or has a run of this command. Give another, or remove it.")
     if there != command:
         raise CurateError(f"--out {folder}: holds another run (command was {printable(there)}, now {command}), but a "
                           f"folder has one command's runs. Give another --out.")  # fmt: skip
@@ -139,16 +139,30 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
 
 
-def refuse_inside(out: str, option: str, path: str) -> None:
-    """Raises CurateError where `path`, which an option gives to be read, is in the folder to be written, or is it."""
-    if is_inside(path, out):
-        raise CurateError(
-            f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give another --out."
-        )
+def refuse_inside(out: str, option: str, paths: Iterable[str]) -> None:
+    """Raises CurateError where one of `paths`, which an option gives to be read, is in the folder to be written."""
+    root = _place(out)
+    for path in paths:
+        if _is_inside(_place(path), root):
+            raise CurateError(f"{option} {path}: lies in --out {out}, but what is read must not be written over. Give "
+                              f"another --out.")  # fmt: skip
 
 
 def is_inside(path: str, directory: str) -> bool:
     """Whether `path` is the directory or lies in it."""
-    if storage.is_local(path) and storage.is_local(directory):
-        path, directory = os.path.realpath(path), os.path.realpath(directory)
-    return (path.rstrip("/") + "/").startswith(directory.rstrip("/") + "/")
+    return _is_inside(_place(path), _place(directory))
+
+
+def _is_inside(place: tuple[str, str], root: tuple[str, str]) -> bool:
+    return place[0] == root[0] and (place[1].rstrip("/") + "/").startswith(root[1].rstrip("/") + "/")
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Where that is, however it is written: the kind of file system, and the path there, of this machine's without
+    links."""
+    if not storage.is_local(path):
+        scheme = path.partition("://")[0]
+        if scheme not in ("file", "local"):
+            return scheme, path.partition("://")[2].lstrip("/")
+        path = storage.filesystem(path)[1]
+    return "", os.path.realpath(path)

@@ -100,7 +100,7 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
         found = [(fs.unstrip_protocol(name), size) for name, size in listed]
     if not found:
         raise CurateError(f"{where}: there is no parquet file, but a pool is one, a folder or a glob of them. "
-                          f"Check the address.")
+                          f"Check the address; of a run in a folder name its kept/.")
     for name, _ in found[:limit]:
         try:
             name.encode()
@@ -108,6 +108,14 @@ def find_files(pool: Pool, limit: int | None) -> list[tuple[str, int | None]]:
             raise CurateError(f"{where}: {printable(name)} is no UTF-8, but files are opened and recorded by names "
                               f"that are. Rename it.") from error
     return found[:limit]
+
+
+def _is_run(place: str) -> bool:
+    """Whether that is the folder of a main job's run; one that may not be looked into is no reason to stop."""
+    try:
+        return folder.command_of(place) == folder.MAIN
+    except OSError:
+        return False
 
 
 def _list_local(path: str) -> Iterator[tuple[str, int]]:
@@ -121,7 +129,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
                 yield root, os.path.getsize(root)
             continue
         for place, folders, names in os.walk(root, onerror=_raise, followlinks=True):
-            if place != root and "run.json" in names and folder.command_of(place) == folder.MAIN:
+            if place != root and "run.json" in names and _is_run(place):
                 folders.clear()
                 continue
             below = {name: os.path.join(place, name) for name in (*folders, *names) if _is_data(name)}
@@ -160,7 +168,7 @@ def _list_remote(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[tuple[str
         listed = {root: info} if is_file else fs.find(root, detail=True)
         below = [name.removesuffix("run.json") for name in listed if name.endswith("/run.json")]
         runs = tuple(place for place in below if place.rstrip("/") != root.rstrip("/")
-                     and folder.command_of(fs.unstrip_protocol(place)) == folder.MAIN)  # fmt: skip
+                     and _is_run(fs.unstrip_protocol(place)))  # fmt: skip
         for name, found in listed.items():
             if found["type"] != "file" or name.startswith(runs):
                 continue

@@ -65,7 +65,7 @@ def reshard(
             them the subset means can't be known); none is found; `out` holds something else.
     """
     for option, path in ("--shards", shards), ("--subset", subset):
-        folder.refuse_inside(out, option, path)
+        folder.refuse_inside(out, option, [path])
     names = tar_names(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")

@@ -35,11 +35,6 @@ def retry(
             f"{out}: holds no run whose shards are finished, but a retry needs one. Finish the run first."
         )
     before: Statuses = collections.Counter(record["samples"])
-    if not any(before[status] for status in statuses):
-        raise CurateError(
-            f"{out}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
-            f"{', '.join(f'{status} {n:,}' for status, n in before.items())}."
-        )
     plans = planned(out, record)
     pool = open_pool(record["pool"], record["scale"], record["columns"])
     with folder.alone(out), pool.serve() as resolve:
@@ -50,7 +45,7 @@ def retry(
             dataclasses.replace(fetch, resolve=resolve),
             ImageOptions(**record["images"]),
         )
-        _run(plans, step, statuses, run)
+        _run(plans, step, statuses, before, run)
         manifest.add_shards(record, plans, out)
         storage.write_json(path, record)
     return before, collections.Counter(record["samples"])
@@ -111,11 +106,17 @@ def _run(
     plans: list[planning.ShardPlan],
     step: planning.ImageStep,
     statuses: frozenset[str],
+    before: Statuses,
     run: Callable[[Callable[[Any], None]], None],
 ) -> None:
     folder = storage.join(step.folder, "shards")
     counts = list(storage.several_at_once(lambda plan: to_fetch(plan, folder, statuses), plans))
     left = [plan for plan, n in zip(plans, counts, strict=True) if n]
+    if not left:
+        raise CurateError(
+            f"{step.folder}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
+            f"{', '.join(f'{status} {n:,}' for status, n in before.items())}."
+        )
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam
@@ -125,5 +126,4 @@ def _run(
         _ = pipeline | beam.Impulse() | Spread(left) | ForEach(retry_planned, step, statuses)
 
     storage.remove(storage.join(step.folder, "work", "progress"))
-    if left:
-        progress.watch(lambda: run(build), planning.ProgressReader(step.folder), sum(counts), "retrying", "samples")
+    progress.watch(lambda: run(build), planning.ProgressReader(step.folder), sum(counts), "retrying", "samples")

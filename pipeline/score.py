@@ -70,12 +70,11 @@ def score(request: Request) -> dict[str, Any]:
         raise CurateError(f"--out {request.out}: lies in --pool {pool.address}, but what is written there would become "
                           f"a part of the pool. Give another --out.")  # fmt: skip
     if request.shards:
-        folder.refuse_inside(request.out, "--shards", request.shards)
+        folder.refuse_inside(request.out, "--shards", [request.shards])
     shards = shard_index.tar_folder(request.shards) if request.shards else ""
     tars = tar_names(shards) if shards else []
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
-    for file in found.files:
-        folder.refuse_inside(request.out, "--pool", file.path)
+    folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     about, dims = _about_model(request)
     files, parts = _plan(found, pool, about["name"])
     identity = {

@@ -103,7 +103,7 @@ def plan(asked: Asked) -> Plan:
     if made.samples_a_part < made.batch:
         raise CurateError(f"--samples-seen {training.samples_seen:,}: is too few, but each of the scale's "
                           f"{training.checkpoints} parts has a step of {made.batch:,}. Give "
-                          f"{made.batch * training.checkpoints:,} or more.")  # fmt: skip
+                          f"{made.batch * training.checkpoints:,} for one each.")  # fmt: skip
     return made
 
 

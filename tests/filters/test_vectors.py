@@ -80,7 +80,8 @@ def test_what_is_no_npy_of_vectors(tmp_path: pathlib.Path) -> None:
 
 def test_centroids_of_another_model_are_refused_by_what_was_written_with_them(tmp_path: pathlib.Path) -> None:
     np.save(tmp_path / "c.npy", VALUES)
-    for text in ('{"embedding": "l14_img"}', '{"embedding": "l14_txt"}', '{"model": "mine"}', "", "[]", "[" * 100_000):
+    known = ['{"embedding": "l14_img"}', '{"embedding": "l14_txt"}']
+    for text in (*known, '{"embedding": null}', '{"embedding": "clip"}', "", "[]", "[" * 100_000):
         (tmp_path / "c.json").write_text(text)
         assert len(read(tmp_path / "c.npy")) == len(VALUES)
     (tmp_path / "c.json").write_text('{"embedding": "dfn_img"}')

@@ -145,9 +145,9 @@ def test_slashes_at_a_folders_end(given, meant):
         *((["--pool", "{pool}", "--timeout", given], 2, f"argument --timeout: {given!r} is given, but a number of")
           for given in ("inf", "1e400", "nan", "0", "x")),
         *((["--pool", "{pool}", "--allow-host", given], 2, f"argument --allow-host: {given!r} is given, but a host's")
-          for given in ("", "*", "*.test", "http://localhost:18099", "localhost/", "[::1", "a:b:c")),
-        *((["--pool", "{pool}", "--allow-host", f"[::1]:{given}"], 2, f"the port {given!r} is given, but")
-          for given in ("", "0", "65536", "80/", "x")),
+          for given in ("", "*", "*.test", "http://localhost:18099", "http://x", "localhost/", "[::1", "a:b:c", "a@b")),
+        *((["--pool", "{pool}", "--allow-host", f"[::1]:{given}"], 2, f"--allow-host: '[::1]:{given}' is given, but")
+          for given in ("", "0", "65536", "80/", "x", "-1")),
         (["--pool", "{pool}", "--flink_master", "x:1"], 2, "name a --runner"),
         (["--pool", "{pool}", "--file", "a=b", "--file", "a=c"], 1, "--file a: is given twice (b, c), but"),
         (["--pool", "/no/such/pool"], 1, "/no/such/pool"),
@@ -252,9 +252,11 @@ def test_the_version_is_told_without_what_is_slow():
 
 
 def test_hosts_that_are_allowed_are_written_as_they_are_looked_for():
-    given = ["LocalHost", "Localhost:8080", "::1", "0:0::1", "[::1]:80", "10.0.0.1"]
+    given = ["LocalHost", "Localhost:8080", "x:80", "::1", "0:0::1", "[0::1]:80", "[::FFFF:127.0.0.1]", "10.1",
+             "b\xfccher.x"]  # fmt: skip
     args = main.parser().parse_args([word for host in given for word in ("--allow-host", host)])
-    assert args.allow_host == ["localhost", "localhost:8080", "[::1]", "[::1]", "[::1]:80", "10.0.0.1"]
+    assert args.allow_host == ["localhost", "localhost:8080", "x:80", "[::1]", "[::1]", "[::1]:80", "[::ffff:7f00:1]",
+                               "10.0.0.1", "xn--bcher-kva.x"]  # fmt: skip
 
 
 def test_recipes_are_listed_with_their_source(curate):

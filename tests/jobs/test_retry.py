@@ -137,6 +137,18 @@ def test_a_shard_that_is_not_whole_is_made_anew(run, curate, server, damage, fet
     assert shards(out).keys() == before.keys()
 
 
+def test_a_missing_tar_is_made_anew_though_nothing_failed(run, curate, server):
+    out = run("run")
+    before = shards(out)
+    (out / "shards/00000001.tar").unlink()
+    done = curate("retry", out, "--status", "timeout", "--allow-host", server.host)
+    assert done.returncode == 0, done.stderr
+    assert shards(out)["00000001.tar"] == before["00000001.tar"]
+    again = curate("retry", out, "--status", "timeout", "--allow-host", server.host)
+    assert again.returncode == 1
+    assert "no sample ended as timeout. Its statuses: ok 30." in again.stderr
+
+
 def test_without_its_plan_a_run_is_left_as_it_is(run, told, server):
     server.failing = {3: 503}
     out = run("run")

@@ -26,9 +26,9 @@ def claim(out: pathlib.Path, identity=IDENTITY, overwrite=False) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "its run.json is not one that curate wrote, but a folder is needed that is new or empty"),
-        ("[]", "its run.json is not one that curate wrote, but"),
-        ('{"foo": 1}', "its run.json is not one that curate wrote, but"),
+        ("", "its run.json is not one that this version of curate writes, but a folder is needed that is new"),
+        ("[]", "its run.json is not one that this version of curate writes, but"),
+        ('{"foo": 1}', "its run.json is not one that this version of curate writes, but"),
         ('{"command": "train", "pool": "p"}', r"holds another run \(command was train, now curate\), but"),
     ],
 )
@@ -76,3 +76,24 @@ def test_clearing_that_was_stopped_is_ended_by_the_next_run(tmp_path, monkeypatc
     claim(tmp_path / "run", IDENTITY | {"pool": "q"})
     assert os.listdir(tmp_path / "run") == ["run.json"]
     assert json.loads((tmp_path / "run/run.json").read_text()) == IDENTITY | {"pool": "q"}
+
+
+@pytest.mark.parametrize(
+    ("path", "directory"),
+    [
+        ("{0}/a/b", "file://{0}/a"),
+        ("file://{0}/a/b", "{0}/link"),
+        ("local://{0}/link/b", "file://{0}/a"),
+        ("memory://o/x", "memory:///o"),
+        ("s3://b/o/", "s3://b/o"),
+    ],
+)
+def test_a_place_is_the_same_however_it_is_written(tmp_path, path, directory):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    path, directory = path.format(tmp_path), directory.format(tmp_path)
+    assert folder.is_inside(path, directory)
+    assert not folder.is_inside(f"{directory}bc", directory)
+    assert not folder.is_inside(directory, f"{path.rstrip('/')}/c")
+    with pytest.raises(CurateError, match=f"--pool {path}: lies in --out {directory}, but"):
+        folder.refuse_inside(directory, "--pool", [f"{tmp_path}/other", path])
