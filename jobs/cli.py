@@ -81,6 +81,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who sends it to all processes may have others that hand it on
     raise Terminated
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.cli import Parser
+from jobs.cli import Parser, Terminated
 from metadata import plain_yaml
 from metadata.errors import CurateError, printable, unknown
 
@@ -29,8 +29,11 @@ def run(args: argparse.Namespace) -> int:
         process = subprocess.Popen([sys.executable, "-m", "jobs.cli", *words])
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # the command has it too, and says what becomes of its work
-            return process.wait() or 130
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Terminated):  # else it is Ctrl-C, which the command has from the terminal, too
+                process.terminate()
+            if not (code := process.wait()):  # it says itself what becomes of its work, unless it was done just then
+                raise
         if code:
             return code if code > 0 else 1
     return 0

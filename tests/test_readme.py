@@ -30,7 +30,7 @@ def commands() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """A user's folder: the README's recipe, and a pool with LAION's column names."""
+    """A user's folder: the README's recipe, and a pool with LAION's columns."""
     folder = tmp_path_factory.mktemp("readme")
     (recipe,) = blocks("yaml")
     (folder / "mine.yaml").write_text(recipe)
@@ -39,13 +39,16 @@ def folder(tmp_path_factory) -> pathlib.Path:
 
     rows = [
         {
+            "SAMPLE_ID": n,
             "URL": r["url"],
             "TEXT": r["text"],
-            "original_width": 500,
-            "original_height": 400,
-            "clip_l14_similarity_score": 0.2,
+            "HEIGHT": 400,
+            "WIDTH": 500,
+            "LICENSE": "?",
+            "NSFW": "UNLIKELY",
+            "similarity": 0.3,
         }
-        for r in make_rows(500)
+        for n, r in enumerate(make_rows(500))
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "laion/part-0.parquet")
     return folder

@@ -85,6 +85,29 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("all_processes", [False, True])
+def test_a_study_that_is_asked_to_end_hands_that_on(whole, tmp_path, all_processes):
+    """Who sends SIGTERM sends it to the one process that it knows, or to all."""
+    (tmp_path / "study").mkdir()
+    command(tmp_path / "study/run", "2")  # writes the recipe
+    choose = f"{{pool: demo:400, recipe: {tmp_path}/study/recipe.yaml, workers: 2}}"
+    (tmp_path / "study.yaml").write_text(f"out: {tmp_path}/study\nchoose: {choose}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", "run", tmp_path / "study.yaml"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not (tmp_path / "study/run/work").exists():
+        time.sleep(0.01)
+    (os.killpg if all_processes else os.kill)(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    done = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
+    check_and_go_on(done, 143, "run the same command again to go on", tmp_path / "study/run", whole)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "where"), [
     (5_000, "work/built/entry_matches"),  # by the driver
     (7_000, "kept/000000.parquet"),  # by a worker
