@@ -252,4 +252,6 @@ class Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
-    entry()
+    import jobs.cli  # the one that others import, whose Terminated they know
+
+    jobs.cli.entry()
