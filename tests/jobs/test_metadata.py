@@ -132,6 +132,9 @@ def test_a_place_that_can_t_be_written_is_found_out_first(curate, tmp_path, sour
     assert done.returncode == 1
     assert f"curate: {sources['views']}" in done.stderr
     assert "reading" not in done.stderr
+    done = curate("metadata", "build", "--articles", sources["articles"], "--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"curate: {tmp_path}: Is a directory, but a file is needed. Look at the path.\n"
 
 
 @pytest.mark.parametrize(("args", "words"), [
