@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.cli import Parser, positive
+from jobs.cli import Action, positive
 from metadata.errors import CurateError, printable
 
 if TYPE_CHECKING:
@@ -18,18 +18,9 @@ if TYPE_CHECKING:
     from metadata.wikipedia import Limits, Tick
 
 
-class _Action(Parser):
-    """Looks for the nearest match of an unknown option among its own, not those of the command above it."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        found, rest = super().parse_known_args(args, namespace)
-        self.refuse(rest)
-        return found, rest
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two things that can be done."""
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=_Action, metavar="build | describe")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=Action, metavar="build | describe")
     build = actions.add_parser(
         "build",
         help="make an entry list from WordNet, Wikipedia and lists of one's own",
