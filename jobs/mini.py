@@ -30,7 +30,7 @@ from jobs.cli import Action, Parser, as_command, folder, positive
 from metadata.errors import CurateError, unknown
 
 #: The scorer's fraction is DataComp's for a CLIP score, the tail's share MetaCLIP's.
-_SCORE, _BALANCE = "clip_score: {model: dfn, fraction: 0.3}", "balance: {tail_share: 0.06}"
+_SCORE, _BALANCE = "clip_score: {model: dfn, fraction: 0.3}", "balance: {entries: demo, tail_share: 0.06}"
 #: By name: steps of a YAML recipe, or None for the recipe of that name.
 RECIPES: dict[str, tuple[str, ...] | None] = {
     "no_filter": None,
@@ -147,8 +147,8 @@ def _stages(study: Study) -> Iterator[tuple[str, list[str]]]:
                      "--shards", pool, "--out", scored]  # fmt: skip
     for name in study.recipes:
         chosen = study.path("choice", name)
-        yield f"choose {name}", ["--pool", f"{scored}/metadata/", "--recipe", _recipe(study, name), "--entries", "demo",
-                                 "--select-only", "--out", chosen]  # fmt: skip
+        yield f"choose {name}", ["--pool", f"{scored}/metadata/", "--recipe", _recipe(study, name), "--select-only",
+                                 "--out", chosen]  # fmt: skip
         yield f"data {name}", ["reshard", "--shards", f"{pool}/shards", "--subset", f"{chosen}/subset.npy",
                                "--samples", "500", "--out", study.path("data", name)]  # fmt: skip
 

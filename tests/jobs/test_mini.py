@@ -45,8 +45,7 @@ def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, step):
 
 def test_no_recipe_reads_what_the_pool_knows_of_itself(tmp_path):
     study = mini.Study(str(tmp_path), 100, 100, 1, tuple(mini.RECIPES))
-    lists = {"default": "demo"}
-    read = {c for name in mini.RECIPES for c in recipe_columns(open_recipe(mini._recipe(study, name), lists))}
+    read = {c for name in mini.RECIPES for c in recipe_columns(open_recipe(mini._recipe(study, name)))}
     # Not the two CLIP scores either, which the demo pool draws from the truth.
     assert read == {"uid", "text", "original_width", "original_height", "clip_dfn_similarity_score"}
 
