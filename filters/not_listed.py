@@ -59,6 +59,7 @@ class NotListed(Filter):
 
     by: str
     file: str
+    paths: ClassVar[tuple[str, ...]] = ("file",)
     _read: removals.Removals | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -67,8 +68,10 @@ class NotListed(Filter):
 
     def with_files(self, files: Mapping[str, str]) -> "NotListed":
         """Itself, with its list read. Raises CurateError where it can't be, see metadata.removals.read."""
-        made, found = dataclasses.replace(self), removals.read(self.file, self.by)
-        scorer = Listed(self.by, self.file, found.sha256)
+        named = super().with_files(files)
+        assert isinstance(named, NotListed)
+        made, found = dataclasses.replace(named), removals.read(named.file, named.by)
+        scorer = Listed(made.by, made.file, found.sha256)
         for name, value in {"_read": found, "scorers": (scorer,), "columns": (scorer.column,)}.items():
             object.__setattr__(made, name, value)
         return made

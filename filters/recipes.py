@@ -234,7 +234,7 @@ def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
         flags = " ".join(f"--file {name}=PATH" for name in missing)
         raise CurateError(f"recipe {recipe.name}: needs a file of {' and one of '.join(missing)}, but none was given. "
                           f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features; "
-                          f"scores are parquet files with uids.")
+                          f"not_listed's are removal lists, scores are parquet files with uids.")
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:

@@ -251,6 +251,18 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}.{hint}")
 
 
+class Action(Parser):
+    """The parser of one of the things that a command does, such as `build` of `curate metadata build`.
+
+    It looks for the nearest match of an unknown option among its own, not those of the command above it.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        self.refuse(rest)
+        return found, rest
+
+
 if __name__ == "__main__":
     import jobs.cli  # the one that others import, whose Terminated they know
 

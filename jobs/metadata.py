@@ -3,13 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from jobs.cli import Parser, positive
+from jobs.cli import Action, positive
 from metadata.errors import CurateError, printable
 
 if TYPE_CHECKING:
@@ -18,18 +19,9 @@ if TYPE_CHECKING:
     from metadata.wikipedia import Limits, Tick
 
 
-class _Action(Parser):
-    """Looks for the nearest match of an unknown option among its own, not those of the command above it."""
-
-    def parse_known_args(self, args=None, namespace=None):
-        found, rest = super().parse_known_args(args, namespace)
-        self.refuse(rest)
-        return found, rest
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The two things that can be done."""
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=_Action, metavar="build | describe")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=Action, metavar="build | describe")
     build = actions.add_parser(
         "build",
         help="make an entry list from WordNet, Wikipedia and lists of one's own",
@@ -81,7 +73,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--min-mutual-information",
         metavar="BITS",
-        type=float,
+        type=_bits,
         help="of a bigram: log2(N c(xy)^3 / (c(x) c(y))) (default: 30)",
     )
     group.add_argument("--min-views", metavar="N", type=positive, help="of a title (default: 70)")
@@ -92,6 +84,14 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="hold at most so many pairs of words while counting, and forget those seen least (a pair takes 16 bytes, "
         "at times 70; default: hold all)",
     )
+
+
+def _bits(text: str) -> float:
+    """The type of an option that is a number, -inf and inf too."""
+    with contextlib.suppress(ValueError):
+        if not math.isnan(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is given, but a number of bits is needed")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,6 +120,7 @@ def _build(args: argparse.Namespace) -> "pa.Table":
     from metadata import entries, wikipedia
 
     _check_language(args)
+    _check_paths(args)
     limits, wiki = _limits(args), args.wiki or args.language or "en"
     added = [entries.read(path) for path in args.add]
     parts = [] if args.wordnet is None else [_wordnet(args.wordnet)]
@@ -135,8 +136,8 @@ def _build(args: argparse.Namespace) -> "pa.Table":
         parts.append(entries.numbers())
     found = entries.combine([*parts, *added], args.language)
     if not found.num_rows:
-        raise CurateError(f"{args.out}: no entry reaches the limits, but a list needs one. Give lower limits, or more "
-                          f"sources.")
+        raise CurateError(f"{args.out}: the limits and caps leave no entry, but a list needs one. Give lower limits, "
+                          f"or more sources.")
     return found
 
 
@@ -169,14 +170,28 @@ def _check_language(args: argparse.Namespace) -> None:
         raise CurateError("--language other: it has no Wikipedia, but --views are of one. Give its --wiki.")
 
 
+def _check_paths(args: argparse.Namespace) -> None:
+    """Raises CurateError for a dump that is given twice, in whatever spelling: what is in it would count twice."""
+    for option, paths in (("--articles", args.articles), ("--views", args.views)):
+        seen: dict[str, str] = {}
+        for path in paths:
+            file = os.path.realpath(path)
+            if file in seen:
+                raise CurateError(f"{option}: {seen[file]} and {path} are one file, but each dump is counted once. "
+                                  f"Give it once.")  # fmt: skip
+            seen[file] = path
+
+
 def _warn(args: argparse.Namespace, parts: "list[pa.Table]") -> None:
     """Says so where a dump gave nothing."""
-    asked = {"unigram": ("--min-count", args.articles), "bigram": ("--min-mutual-information", args.articles),
+    asked = {"unigram": ("--min-count", args.articles),
+             "bigram": ("--min-mutual-information, --prune-bigrams", args.articles),
              "title": ("--min-views", args.views)}  # fmt: skip
     found = {source for part in parts for source in part["source"].unique().to_pylist()}
-    for source, (option, dumps) in asked.items():
+    for source, (options, dumps) in asked.items():
         if dumps and source not in found:
-            print(f"curate: no {source} is in the list, for none reaches the limits. See {option}.", file=sys.stderr)
+            print(f"curate: no {source} is in the list, for the limits and caps leave none. See {options} and "
+                  f"--language.", file=sys.stderr)  # fmt: skip
 
 
 def _limits(args: argparse.Namespace) -> "Limits":

@@ -1,7 +1,9 @@
 """The demo pool as a small DataComp: recipes against each other on one pool, each trained on as many samples.
 
-    python -m jobs.mini run           what `make mini` does
-    python -m jobs.mini eval-sets     its evaluation sets alone
+    python -m jobs.mini run                     what `make mini` does
+    python -m jobs.mini eval-sets --out sets    its evaluation sets alone
+
+What `run` leaves:
 
     OUT/sets/               evaluation sets, balanced over the world's concepts
     OUT/clean/, scorer/     a few clean pairs of the world, and the CLIP trained on them that scores the pool
@@ -24,11 +26,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from jobs.cli import Parser, as_command, folder, positive
+from jobs.cli import Action, Parser, as_command, folder, positive
 from metadata.errors import CurateError, unknown
 
 #: The scorer's fraction is DataComp's for a CLIP score, the tail's share MetaCLIP's.
-_SCORE, _BALANCE = "clip_score: {model: dfn, fraction: 0.3}", "balance: {tail_share: 0.06}"
+_SCORE, _BALANCE = "clip_score: {model: dfn, fraction: 0.3}", "balance: {entries: demo, tail_share: 0.06}"
 #: By name: steps of a YAML recipe, or None for the recipe of that name.
 RECIPES: dict[str, tuple[str, ...] | None] = {
     "no_filter": None,
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CurateError as error:
         print(f"mini: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        from pipeline.failures import os_sentence
+
+        print(f"mini: {os_sentence(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nmini: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
         return 130
@@ -80,15 +87,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="python -m jobs.mini", description="A small DataComp on the demo pool, without a download.")
-    parser.add_argument("step", choices=["run", "eval-sets"])
-    parser.add_argument("--out", metavar="FOLDER", type=folder, default="runs/mini", help="default: runs/mini")
-    parser.add_argument("--per-concept", metavar="N", type=positive, default=2,
-                        help="pictures of each of the 400 concepts in a task (default: 2)")  # fmt: skip
-    parser.add_argument("--pairs", metavar="N", type=positive, default=20_000, help="of the pool (default: 20,000)")
-    parser.add_argument("--samples-seen", metavar="N", type=positive, default=81_920,
-                        help="in each training, and at most by the scorer (default: 81,920)")  # fmt: skip
-    parser.add_argument("--seeds", metavar="N", type=positive, default=3, help="trainings of a recipe (default: 3)")
-    parser.add_argument("--recipes", metavar="NAME[,NAME]", help=f"some of {', '.join(RECIPES)} (default: all)")
+    steps = parser.add_subparsers(dest="step", required=True, parser_class=Action, metavar="run | eval-sets")
+    run = steps.add_parser("run", help="the study", description="The study: goes on where it stopped.")
+    run.add_argument("--out", metavar="FOLDER", type=folder, default="runs/mini", help="default: %(default)s")
+    run.add_argument("--pairs", metavar="N", type=positive, default=20_000, help="of the pool (default: 20,000)")
+    run.add_argument("--samples-seen", metavar="N", type=positive, default=81_920,
+                     help="in each training, and at most by the scorer (default: 81,920)")  # fmt: skip
+    run.add_argument("--seeds", metavar="N", type=positive, default=3, help="trainings of a recipe (default: 3)")
+    run.add_argument("--recipes", metavar="NAME[,NAME]", help=f"some of {', '.join(RECIPES)} (default: all)")
+    sets = steps.add_parser("eval-sets", help="its evaluation sets alone", description="Writes the evaluation sets.")
+    sets.add_argument("--out", metavar="FOLDER", type=folder, required=True, help="gets a folder for each of them")
+    sets.add_argument("--per-concept", metavar="N", type=positive, default=2,
+                      help="pictures of each of the 400 concepts in a task (default: 2)")  # fmt: skip
     return parser
 
 
@@ -137,8 +147,8 @@ def _stages(study: Study) -> Iterator[tuple[str, list[str]]]:
                      "--shards", pool, "--out", scored]  # fmt: skip
     for name in study.recipes:
         chosen = study.path("choice", name)
-        yield f"choose {name}", ["--pool", f"{scored}/metadata/", "--recipe", _recipe(study, name), "--entries", "demo",
-                                 "--select-only", "--out", chosen]  # fmt: skip
+        yield f"choose {name}", ["--pool", f"{scored}/metadata/", "--recipe", _recipe(study, name), "--select-only",
+                                 "--out", chosen]  # fmt: skip
         yield f"data {name}", ["reshard", "--shards", f"{pool}/shards", "--subset", f"{chosen}/subset.npy",
                                "--samples", "500", "--out", study.path("data", name)]  # fmt: skip
 

@@ -49,7 +49,7 @@ class _Pages:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.parser = xml.parsers.expat.ParserCreate()
+        self.parser = xml.parsers.expat.ParserCreate("UTF-8")  # as Wikimedia's are, whatever the file says
         self.parser.buffer_text = True
         self.parser.StartDoctypeDeclHandler = self._refuse
         self.parser.StartElementHandler = self._start

@@ -1,7 +1,6 @@
 """Entry lists: the words, names and phrases that captions are matched with and balanced by."""
 
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from metadata import files
 from metadata.errors import CurateError, printable, reason, unknown
 
 #: One row an entry. `figure` is what its source ranks it by: a count, mutual information, views; null where there is
@@ -126,7 +126,8 @@ def read(path: str) -> pa.Table:
         CurateError: it can't be read, is something else, has no entry, one that is null, empty or not a string, or one
             twice in a language.
     """
-    data = _contents(SHIPPED.get(path, path))
+    with files.opened(SHIPPED.get(path, path), "the entry list is needed") as file:
+        data = file.read()
     if data.startswith(b"PAR1"):
         found = _from_parquet(data, path)
     elif path.endswith(".txt"):
@@ -139,19 +140,6 @@ def read(path: str) -> pa.Table:
 def _error(path: str, given: str) -> CurateError:
     return CurateError(f"{path}: {given}, but an entry list is needed. Give parquet with a string column `entry`, a "
                        f"JSON list of strings or an object of one for each language, or a .txt with an entry a line.")
-
-
-def _contents(path: str) -> bytes:
-    try:
-        if "://" not in path:
-            return pathlib.Path(path).read_bytes()
-        import fsspec
-
-        with fsspec.open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise CurateError(f"{path}: it can't be read ({os.strerror(error.errno) if error.errno else reason(error)}), "
-                          f"but the entry list is needed. Look at the path.") from error
 
 
 def _text(data: bytes, path: str) -> str:
@@ -182,7 +170,7 @@ def _column(found: pa.Table, field: pa.Field, path: str) -> pa.ChunkedArray:
     fits = texts if field.type == pa.string() else pa.types.is_integer(kind) or pa.types.is_floating(kind)
     if not (fits or pa.types.is_null(kind)):
         raise _error(path, f"its column `{field.name}` is {kind}")
-    return column.cast(field.type)
+    return column.cast(field.type, safe=texts)  # a whole figure beyond 2**53 is rounded, as any reader of JSON does
 
 
 def _from_json(text: str, path: str) -> pa.Table:

@@ -26,15 +26,16 @@ def load(file: str | bytes) -> np.ndarray:
         ValueError: it is no .npy, holds objects, or is damaged; says why in a few words.
         OSError: it can't be read.
     """
+    with open(file, "rb") if isinstance(file, str) else io.BytesIO(file) as opened:
+        start = opened.read(6)
+    if start.startswith((b"PK\3\4", b"PK\5\6")):
+        raise ValueError("an npz, an archive of several arrays")
+    if start != b"\x93NUMPY":  # which numpy takes for a pickle, and says how to load it without care
+        raise ValueError("no .npy, by its first bytes")
     try:
         with np.errstate(over="ignore"):  # of a hostile shape's product, which is then refused
             if isinstance(file, str):
-                found = np.load(file, mmap_mode="r", allow_pickle=False)
-            else:
-                found = np.load(io.BytesIO(file), allow_pickle=False)
+                return np.load(file, mmap_mode="r", allow_pickle=False)
+            return np.load(io.BytesIO(file), allow_pickle=False)
     except DAMAGES as error:
         raise ValueError(reason(error)) from error
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise ValueError("an npz, an archive of several arrays")
-    return found

@@ -1,13 +1,14 @@
 """Removal lists: uids, sha256, urls or domains in a file, and which values are on one."""
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import io
 import itertools
-import os
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from metadata import domains, lookup
+from metadata import domains, files, lookup
 from metadata.errors import CurateError, printable, reason, unknown
 from metadata.keys import keys_of
 
@@ -61,12 +62,9 @@ def read(path: str, by: str) -> Removals:
         found = [np.empty(0, np.uint64)]
         for values, place, first in _batches(path, by):
             found.append(_keys(_checked(values, by, path, place, first), by))
-    except (pa.ArrowException, UnicodeDecodeError, zlib.error, EOFError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise CurateError(f"{path}: it is damaged ({reason(error)}), but every line of a removal list is needed. "
                           f"Mend it.") from error
-    except (OSError, ValueError, ImportError) as error:  # the latter two: no such kind of address
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else reason(error)
-        raise CurateError(f"{path}: it can't be read ({why}), but it is the removal list. Look at the path.") from error
     whole = np.sort(np.concatenate(found))
     if not len(whole):
         raise CurateError(f"{path}: it has no value, but a removal list has some. Look whether it is the right file.")
@@ -131,19 +129,20 @@ def _keys(values: pa.Array, by: str) -> np.ndarray:
     return keys_of(values, by)["high"].copy()
 
 
-def _sha256(path: str) -> str:
-    import fsspec
+def _opened(path: str) -> contextlib.AbstractContextManager[Any]:
+    return files.opened(path, "it is the removal list")
 
-    with fsspec.open(path, "rb") as file:
+
+def _sha256(path: str) -> str:
+    with _opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _batches(path: str, by: str) -> Iterator[tuple[pa.Array, str, int]]:
     """The file's values as strings, with the place of the first of each batch as its readers count: `line` or `row`."""
-    import fsspec
-
     kind = path.removesuffix(".gz")
-    with fsspec.open(path, "rb", compression="gzip" if path.endswith(".gz") else None) as file:
+    with _opened(path) as raw:
+        file: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
         if kind.endswith(".parquet"):
             place, number, batches = "row", 0, _from_parquet(file, by, path)
         elif kind.endswith(".csv"):

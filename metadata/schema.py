@@ -109,9 +109,15 @@ def _plain(kind: pa.DataType) -> pa.DataType:
         return pa.string() if pa.types.is_string_view(kind) else pa.binary()
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(_plain(field.type)) for field in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_plain(kind.value_type)))
-    return kind
+    if pa.types.is_map(kind):
+        key, item = (field.with_type(_plain(field.type)) for field in (kind.key_field, kind.item_field))
+        return pa.map_(key, item, kind.keys_sorted)
+    if not _is_list(kind):
+        return kind
+    values = kind.value_field.with_type(_plain(kind.value_type))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(values, kind.list_size)
+    return pa.large_list(values) if pa.types.is_large_list(kind) else pa.list_(values)
 
 
 _KINDS: tuple[Callable[[pa.DataType], bool], ...] = (

@@ -69,4 +69,6 @@ def os_sentence(error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         needed = "a folder" if isinstance(error, NotADirectoryError) else "it"
         return f"{where}{error.strerror or error}, but {needed} must be there. Look at the path."
+    if isinstance(error, IsADirectoryError):
+        return f"{where}{error.strerror or error}, but a file is needed. Look at the path."
     return f"{where}{error.strerror or error}. What is finished is kept: mend this and run the same command again."

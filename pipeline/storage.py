@@ -98,6 +98,8 @@ def http_status(error: BaseException) -> int | None:
 @contextlib.contextmanager
 def atomic(path: str) -> Iterator[BinaryIO]:
     """A binary file that appears as `path` when the block ends, and not at all when it raises."""
+    if not posixpath.basename(path) or (is_local(path) and os.path.isdir(path)):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if is_local(path):
         folder, name = os.path.split(path)
         os.makedirs(folder or ".", exist_ok=True)

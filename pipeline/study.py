@@ -9,6 +9,10 @@ from filters import svg
 #: Whose tasks are a check from outside: they are shown, but are in no mean.
 OUTSIDE = ("digits",)
 
+#: Inches of a recipe's bar with the space round it, and of what stands above, between and below the two rows of panels:
+#: titles and figures are as tall however few recipes there are.
+_BAR_IN, _TOP_IN, _BETWEEN_IN, _BOTTOM_IN = 0.325, 0.32, 0.57, 0.36
+
 
 class Spread(NamedTuple):
     """Of a score over seeds; `deviation` is the sample's, 0 of one seed."""
@@ -53,6 +57,8 @@ def picture(study: Mapping[str, Any]) -> bytes:
         study: as in `table`, with `chance` by task's key.
     """
     recipes, keys = study["recipes"], list(study["chance"])
+    panel = _BAR_IN * len(recipes)
+    height = _TOP_IN + panel + _BETWEEN_IN + panel + _BOTTOM_IN
 
     def draw(figure: Any) -> None:
         panels = figure.subplots(2, -(-(len(keys) + 1) // 2), sharey=True).ravel()
@@ -62,10 +68,10 @@ def picture(study: Mapping[str, Any]) -> bytes:
         for axes, key in zip(panels[1:], keys, strict=False):
             _panel(axes, key, {name: [seed[key] for seed in one["seeds"]] for name, one in recipes.items()})
             axes.axvline(study["chance"][key], color="#888888", linewidth=1, linestyle=":")
-        figure.subplots_adjust(left=0.13, right=0.98, top=0.93, bottom=0.08, wspace=0.1, hspace=0.35)
+        figure.subplots_adjust(left=0.13, right=0.98, top=1 - _TOP_IN / height, bottom=_BOTTOM_IN / height,
+                               wspace=0.1, hspace=_BETWEEN_IN / panel)  # fmt: skip
 
-    size = (13, 0.7 + 1.9 * len(recipes) / 5 * 2)
-    return svg.drawn("study", size, draw, {"font.size": 9, "axes.titlesize": 10})
+    return svg.drawn("study", (13, height), draw, {"font.size": 9, "axes.titlesize": 10})
 
 
 def _panel(axes: Any, title: str, scores: Mapping[str, Sequence[float]]) -> None:

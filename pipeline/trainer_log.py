@@ -3,6 +3,7 @@
 import datetime
 import itertools
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ _LINE = re.compile(
     rb"(?:(Running )|Train Epoch: (\d+) \[ *(\d+)/(\d+) .* Loss: ([-+\w.]+) \()",
     re.MULTILINE,
 )
+
+#: Losses of which each is marked, and characters of the title that stand side by side.
+_FEW, _LINE_CHARS = 50, 64
 
 
 class Entry(NamedTuple):
@@ -68,12 +72,14 @@ class Log:
 
 
 def picture(losses: Sequence[tuple[int, float]], title: str) -> bytes:
-    """The loss over the steps as SVG, the same bytes for the same losses."""
+    """The loss over the steps as SVG, the same bytes for the same losses; the title is cut after its second line."""
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        axes.plot(*zip(*losses, strict=True), color="#4c78a8", linewidth=1)
+        marker = "." if len(losses) < _FEW else None  # a line needs two to be seen
+        axes.plot(*zip(*losses, strict=True), color="#4c78a8", linewidth=1, marker=marker)
         axes.set(xlabel="step", ylabel="contrastive loss of a batch")
-        axes.set_title(title, loc="left", parse_math=False)
+        lines = textwrap.wrap(title, _LINE_CHARS, max_lines=2, placeholder=" …")
+        axes.set_title("\n".join(lines), loc="left", parse_math=False)
 
     return svg.drawn("loss", (7, 4), draw, {"font.size": 9})

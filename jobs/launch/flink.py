@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from jobs.cli import Parser, port_number, positive
 from jobs.launch import guard
 from metadata.errors import CurateError
+from pipeline.failures import os_sentence
 
 _START_S, _STOP_S = 60.0, 10.0
 
@@ -80,6 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"--runner flink --flink_master localhost:{port}")
     except CurateError as error:
         print(f"curate: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"curate: {os_sentence(error)}", file=sys.stderr)
         return 1
     return 0
 

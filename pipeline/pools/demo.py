@@ -23,6 +23,8 @@ __all__ = ["DEMO_PAIRS", "TRUTH_COLUMN", "build", "cached", "serve"]
 DEMO_PAIRS = 4000
 PAIRS_PER_FILE = 1000
 
+_PARTS, _MARKER = ("images", "links", "metadata"), "pool.json"
+
 
 def cached(pairs: int = DEMO_PAIRS, seed: int = 0) -> str:
     """The folder of that demo pool in the user's cache ($XDG_CACHE_HOME or ~/.cache), made if it is not there yet.
@@ -70,7 +72,7 @@ def build(folder: str, pairs: int = DEMO_PAIRS, seed: int = 0) -> str:
                 line.show(start)
                 _write_part(temporary, seed, number, range(start, min(pairs, start + PAIRS_PER_FILE)))
             line.show(pairs, last=True)
-            storage.write_json(os.path.join(temporary, "pool.json"), {"pool": wanted, "bytes": _sizes(temporary)})
+            storage.write_json(os.path.join(temporary, _MARKER), {"pool": wanted, "bytes": _sizes(temporary)})
             _put(temporary, folder, wanted)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -81,15 +83,19 @@ def _refuse_others(folder: str, wanted: dict[str, int]) -> None:
     """Raises where the folder has something in it that is not the wanted pool, whole or damaged."""
     found = _marker(folder).get("pool")
     is_free = not os.path.lexists(folder) or (os.path.isdir(folder) and not os.listdir(folder))
-    if found != wanted and not is_free:
+    is_unmarked = not found and os.path.isdir(folder) and set(os.listdir(folder)) == {*_PARTS, _MARKER}
+    if found != wanted and not is_free and not is_unmarked:
         held = f"holds the demo pool {found}" if found else "holds other files"
         raise CurateError(f"{folder}: {held}, but the pool {wanted} is to be made there. Name another folder.")
 
 
 def _marker(folder: str) -> dict[str, Any]:
-    """What the build says that it made in `folder`; empty where there is no pool."""
-    path = os.path.join(folder, "pool.json")
-    return storage.read_json(path) if os.path.exists(path) else {}
+    """What the build says that it made in `folder`; empty where there is no pool, or what it says is damaged."""
+    try:
+        found = storage.read_json(os.path.join(folder, _MARKER))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_whole(folder: str, wanted: dict[str, int]) -> bool:
@@ -100,7 +106,7 @@ def _is_whole(folder: str, wanted: dict[str, int]) -> bool:
 def _sizes(folder: str) -> dict[str, int]:
     return {
         f"{part}/{name}": os.path.getsize(os.path.join(folder, part, name))
-        for part in ("images", "links", "metadata")
+        for part in _PARTS
         for name in storage.names(os.path.join(folder, part))
     }
 

@@ -81,6 +81,16 @@ def test_what_a_run_is_known_by_is_the_list_and_not_its_place(recipe_path, tmp_p
     assert describe(open_recipe(str(recipe_path))) == first
 
 
+def test_a_list_may_be_called_by_a_name(recipe_path, tmp_path):
+    first = describe(open_recipe(str(recipe_path)))
+    recipe_path.write_text(recipe_path.read_text().replace(f"{tmp_path}/uids.txt", "mine"))
+    named = open_recipe(str(recipe_path), files={"mine": f"{tmp_path}/uids.txt"})
+    assert describe(named) == first
+    assert named.steps[0].scorers[0].path == f"{tmp_path}/uids.txt"
+    with pytest.raises(CurateError, match=r"needs a file of mine, but none was given\. Give --file mine=PATH, "):
+        open_recipe(str(recipe_path))
+
+
 def test_the_command(recipe_path, toy_rows, write_pool, curate, tmp_path):
     pool = write_pool(tmp_path / "pool", toy_rows)
     done = curate("--pool", pool, "--recipe", recipe_path, "--select-only", "--workers", 2, "--out", tmp_path / "run")

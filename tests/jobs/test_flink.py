@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from kills import Cluster, kill_runs, outputs, with_root
 
-from jobs.launch import guard
+from jobs.launch import flink, guard
 
 DEMO = ("--pool", "demo:400")
 
@@ -49,6 +49,13 @@ def cluster(parts, tmp_path_factory):
         assert time.monotonic() < end
         time.sleep(0.05)
     assert sorted(p.name for p in folder.iterdir()) == ["conf", "log"]
+
+
+def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert flink.main(["start", "--dir", str(tmp_path / "file")]) == 1
+    told = "Not a directory, but a folder must be there. Look at the path."
+    assert capsys.readouterr().err == f"curate: {tmp_path}/file/conf: {told}\n"
 
 
 def named(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -58,7 +58,8 @@ def test_all_sources_in_one_list(build, sources, tmp_path):
     assert len(named(rows, "number")) == 100
     figures = pq.read_table(tmp_path / "e.parquet").to_pylist()
     assert [r["figure"] for r in figures if r["source"] in ("unigram", "title")] == [120] * 5 + [71]
-    assert "curate: no bigram is in the list, for none reaches the limits. See --min-mutual-information." in done.stderr
+    assert ("curate: no bigram is in the list, for the limits and caps leave none. See --min-mutual-information, "
+            "--prune-bigrams and --language.") in done.stderr  # fmt: skip
     assert "reading dumps: " in done.stderr
     again, _ = build("--wordnet", sources["wordnet"], "--articles", sources["articles"], "--views", sources["views"],
                      out="again.parquet")  # fmt: skip
@@ -110,7 +111,9 @@ def test_own_lists_are_added_and_languages_merged(build, sources, tmp_path):
     (["--language", "deu"], "unknown language 'deu'. Did you mean"),
     (["--language", "de"], "--language de: no source is given, but the list that comes with this package is English"),
     (["--language", "other", "--views", "cut.txt"], "--language other: it has no Wikipedia"),
-    (["--views", "few.txt", "--no-numbers"], "e.parquet: no entry reaches the limits, but a list needs one"),
+    (["--views", "few.txt", "--no-numbers"], "e.parquet: the limits and caps leave no entry, but a list needs one"),
+    (["--views", "few.txt", "./few.txt"], "few.txt are one file, but each dump is counted once. Give it once."),
+    (["--articles", "cut.xml.bz2", "cut.xml.bz2"], "cut.xml.bz2 are one file, but each dump is counted once."),
 ])  # fmt: skip
 def test_what_can_be_mended_is_one_sentence(told, tmp_path, options, words):
     whole = pack(tmp_path / "cut.xml.bz2", dump(ARTICLES)).read_bytes()
@@ -132,12 +135,17 @@ def test_a_place_that_can_t_be_written_is_found_out_first(curate, tmp_path, sour
     assert done.returncode == 1
     assert f"curate: {sources['views']}" in done.stderr
     assert "reading" not in done.stderr
+    done = curate("metadata", "build", "--articles", sources["articles"], "--out", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == f"curate: {tmp_path}: Is a directory, but a file is needed. Look at the path.\n"
 
 
 @pytest.mark.parametrize(("args", "words"), [
     ([], "the following arguments are required"),
     (["build", "--out", "x", "--langauge", "de"], "unknown option '--langauge'. Did you mean --language?"),
     (["build", "--out", "x", "--min-count", "0"], "a whole number above 0 is needed"),
+    (["build", "--out", "x", "--min-mutual-information", "nan"], "'nan' is given, but a number of bits is needed"),
+    (["build", "--out", "x", "--min-mutual-information", "a"], "'a' is given, but a number of bits is needed"),
     (["describe"], "the following arguments are required: FILE"),
     (["bild"], "invalid choice: 'bild'"),
 ])  # fmt: skip

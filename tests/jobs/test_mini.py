@@ -21,13 +21,31 @@ def test_mistakes(tmp_path):
     done = run("run", "--out", tmp_path, "--recipes", "no_filter,balance")
     assert done.returncode == 1
     assert done.stderr.startswith("mini: --recipes: unknown recipe 'balance'. Did you mean 'balanced'?")
-    assert run("eval-sets", "--pears", 3).returncode == 2
+    done = run("eval-sets", "--out", tmp_path, "--per-concepts", 3)
+    assert done.returncode == 2
+    assert "unknown option '--per-concepts'. Did you mean --per-concept?" in done.stderr
+
+
+@pytest.mark.parametrize("options", [
+    ("run", "--per-concept", 5), ("eval-sets", "--out", "sets", "--pairs", 5), ("eval-sets",),
+])  # fmt: skip
+def test_a_step_takes_its_own_options_only(options):
+    assert run(*options).returncode == 2
+
+
+@pytest.mark.parametrize("step", ["run", "eval-sets"])
+def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, step):
+    (tmp_path / "file").touch()
+    done = run(step, "--out", tmp_path / "file/x")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"mini: {tmp_path}/file/x")
+    assert done.stderr.splitlines()[-1].endswith(": Not a directory, but a folder must be there. Look at the path.")
+    assert "Traceback" not in done.stderr
 
 
 def test_no_recipe_reads_what_the_pool_knows_of_itself(tmp_path):
     study = mini.Study(str(tmp_path), 100, 100, 1, tuple(mini.RECIPES))
-    lists = {"default": "demo"}
-    read = {c for name in mini.RECIPES for c in recipe_columns(open_recipe(mini._recipe(study, name), lists))}
+    read = {c for name in mini.RECIPES for c in recipe_columns(open_recipe(mini._recipe(study, name)))}
     # Not the two CLIP scores either, which the demo pool draws from the truth.
     assert read == {"uid", "text", "original_width", "original_height", "clip_dfn_similarity_score"}
 

@@ -32,6 +32,14 @@ def test_chunks_may_end_anywhere(tmp_path, monkeypatch, ending, chunk):
     assert list(dumps.articles(str(pack(tmp_path / f"d.{ending}", dump([page("雨 é 🎉", "x")]))))) == ["雨 é 🎉"]
 
 
+@pytest.mark.parametrize("said", ["foo", "gb2312", "iso-8859-1", "UTF-16"])
+def test_a_dump_is_utf_8_whatever_it_says(tmp_path, said):
+    data = f'<?xml version="1.0" encoding="{said}"?>\n'.encode() + dump([page("雨 é", "x")])
+    assert list(dumps.articles(str(pack(tmp_path / "d.xml", data)))) == ["雨 é"]
+    with pytest.raises(CurateError, match="it is cut off or no XML"):
+        list(dumps.articles(str(pack(tmp_path / "other.xml", data.decode().encode("gb18030")))))
+
+
 def test_of_several_revisions_the_last_one_counts(tmp_path):
     two = page("old").replace("</page>", "<revision><id>8</id><text>new</text></revision></page>")
     assert list(dumps.articles(str(pack(tmp_path / "d.xml", dump([two, page("b")]))))) == ["new", "b"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -180,6 +181,21 @@ def test_addresses_are_read(tmp_path):
 
     fsspec.filesystem("memory").pipe("/lists/e.json", b'["a"]')
     assert entries.read("memory://lists/e.json")["entry"].to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize(("address", "why"), [
+    ("foo://x", "Protocol not known: foo"),
+    ("s3://b/x", "Install s3fs to access S3"),
+])  # fmt: skip
+def test_an_address_that_nothing_here_can_open_is_named(monkeypatch, address, why):
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # not installed
+    with pytest.raises(CurateError, match=rf"^{address}: it can't be read \({why}\), but the entry list is needed\. "):
+        entries.read(address)
+
+
+def test_a_whole_figure_beyond_what_a_float_has_is_rounded(tmp_path):
+    table = pa.table({"entry": ["a", "b"], "figure": [2**53 + 1, 2**63 - 1]})
+    assert entries.read(write(tmp_path / "e.parquet", table))["figure"].to_pylist() == [2.0**53, 2.0**63]
 
 
 def test_an_entry_is_kept_once_under_the_first_source():

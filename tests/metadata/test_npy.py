@@ -65,6 +65,14 @@ def test_an_npz_is_none(tmp_path: pathlib.Path) -> None:
             npy.load(file)
 
 
+@pytest.mark.parametrize("contents", [b"", b'{"a": 1}', b"\x80\4x", WHOLE[1:]])
+def test_of_what_is_something_else_numpy_is_not_asked(tmp_path: pathlib.Path, contents: bytes) -> None:
+    (tmp_path / "a.npy").write_bytes(contents)  # it would take it for a pickle, and tell how to load that unsafely
+    for file in (contents, str(tmp_path / "a.npy")):
+        with pytest.raises(ValueError, match=r"^no \.npy, by its first bytes$"):
+            npy.load(file)
+
+
 def test_what_is_not_there_is_an_error_of_the_system(tmp_path: pathlib.Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(OSError, match=str(path)):

@@ -381,6 +381,17 @@ def test_a_pool_that_has_lost_a_file_is_made_again(tmp_path, part):
     assert tree(folder) == whole
 
 
+@pytest.mark.parametrize("damage", [b"", b'{"pool": {"dem', b"[]", b"\xff"])
+def test_a_pool_whose_marker_is_damaged_is_made_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = demo.cached(5)
+    whole = tree(folder)
+    with open(f"{folder}/pool.json", "wb") as file:
+        file.write(damage)
+    demo.cached(5)
+    assert tree(folder) == whole
+
+
 def test_a_failed_build_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(seed, index):
         raise OSError(28, "No space left on device")

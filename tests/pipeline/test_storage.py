@@ -87,3 +87,12 @@ def test_what_a_store_does_not_have_is_named_as_given(store):
     with pytest.raises(FileNotFoundError) as error:
         storage.open_read(f"{store}/none.npy")
     assert (error.value.strerror, error.value.filename) == ("No such file or directory", f"{store}/none.npy")
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/", "{}/none/", "memory://{}/none/"])
+def test_a_folder_is_no_place_for_a_file_and_that_is_known_before_it_is_made(tmp_path, place):
+    path = place.format(tmp_path)
+    with pytest.raises(IsADirectoryError) as error, storage.atomic(path):
+        pytest.fail("the block ran")
+    assert error.value.filename == path
+    assert list(tmp_path.iterdir()) == []

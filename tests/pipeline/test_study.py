@@ -1,5 +1,7 @@
 """A study's table and picture, of figures worked out by hand."""
 
+import itertools
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -45,3 +47,15 @@ def test_the_picture_has_every_panel_and_recipe_and_is_the_same_each_time():
     for name in STUDY["recipes"]:
         assert words.count(name) == 2  # beside the first panel of each row
     assert study.picture(STUDY) == drawn
+
+
+@pytest.mark.parametrize("recipes", [1, 2, 5])
+def test_no_line_of_letters_lies_on_another_or_outside_the_picture(recipes):
+    seeds = STUDY["recipes"]["no_filter"]["seeds"]
+    drawn = ET.fromstring(study.picture(STUDY | {"recipes": {f"r{n}": {"seeds": seeds} for n in range(recipes)}}))
+    places = [re.search(r"translate\(\S+ (\S+)\)|$", one.get("transform", ""))[1] or one.get("y")
+              for one in drawn.iter("{http://www.w3.org/2000/svg}text")]  # fmt: skip
+    lines = sorted({round(float(place)) for place in places})
+    assert lines[0] > 9  # points, as a letter is tall
+    assert lines[-1] < float(drawn.get("viewBox").split()[3])
+    assert all(b - a <= 1 or b - a > 9 for a, b in itertools.pairwise(lines))

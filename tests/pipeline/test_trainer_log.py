@@ -1,9 +1,12 @@
 """The trainer's log, read as it grows."""
 
+import xml.etree.ElementTree as ET
+
 import pytest
 
 from pipeline.trainer_log import Log, picture
 
+SVG = "{http://www.w3.org/2000/svg}"
 HEAD = "2026-01-01,00:00:{:02d} | INFO | "
 START = HEAD + "Running with a single process. Device cpu.\n"
 LINE = HEAD + (
@@ -58,3 +61,17 @@ def test_the_curve_is_the_same_bytes_and_shows_the_title():
     drawn = picture(losses, "a model on $x$ <b>")
     assert drawn == picture(losses, "a model on $x$ <b>")
     assert b"$x$ &lt;b&gt;" in drawn
+
+
+@pytest.mark.parametrize("losses", [[(7, 5.9)], [(1, 5.9), (2, float("nan")), (3, 3.2)]])
+def test_a_loss_that_stands_alone_is_seen(losses):
+    drawn = ET.fromstring(picture(losses, "a model"))
+    (line,) = (group for group in drawn.iter(f"{SVG}g") if group.get("id") == "axes_1")
+    marks = [use for use in line.iter(f"{SVG}use") if "#4c78a8" in use.get("style", "")]
+    assert len(marks) == sum(loss == loss for _, loss in losses)
+
+
+def test_a_long_title_is_broken_and_cut():
+    words = [f"runs/number-{n}" for n in range(30)]
+    texts = [text.text for text in ET.fromstring(picture([(1, 5.9)], " ".join(words))).iter(f"{SVG}text")]
+    assert texts[-2:] == [" ".join(words[:4]), " ".join(words[4:8]) + " …"]
