@@ -60,8 +60,8 @@ ASSUMED_SECONDS, ASSUMED_TAIL_S, ASSUMED_MEMORY = 1 / 80, 30.0, 400e6
 #: Bytes of a line in a ledger, where none was written: links take most of it. Of many lines one takes less than of few.
 ASSUMED_LINE, _OF_MANY, ASSUMED_LEDGER = Figure(85, 60, 130, ASSUMED), 0.8, 2.5e3
 
-#: Bytes that manifest.json and run.json take, that each file and shard adds to them, and a shard to what is beside
-#: them: hashes and addresses mostly, of a few recipes long lists of what was fitted, and what columns of few lines take.
+#: Bytes that manifest.json and run.json take, and that each file and shard adds to what is beside the shards: hashes
+#: and addresses mostly, of a few recipes long lists of what was fitted, and what columns take that have few lines.
 _RECORDS, _OF_A_FILE = Figure(3e3, 2e3, 2e4, SAMPLED), Figure(600, 400, 900, SAMPLED)
 _OF_A_SHARD = Figure(1000, 300, 2000, SAMPLED)
 
