@@ -265,15 +265,15 @@ class BalanceToTarget(Fit):
         return state
 
     def grown(self, state: np.ndarray, times: float) -> np.ndarray:
-        return np.rint(state * times).astype(np.int64)
+        return state * times  # not rounded: most steps have a row or two
 
     def finish(self, state: np.ndarray) -> Filter:
         target = self.balance.target or 0
         below = np.cumsum(state)
         step = int(np.searchsorted(below, target))
         low, high = (float(np.uint32(n << 12).view(np.float32)) for n in (step, step + 1))
-        missing = target - int(below[step] - state[step])
-        return Balanced(self.balance, self.counted, {"": low + (high - low) * missing / int(state[step])})
+        missing = target - float(below[step] - state[step])
+        return Balanced(self.balance, self.counted, {"": low + (high - low) * missing / float(state[step])})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

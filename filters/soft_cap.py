@@ -133,23 +133,28 @@ class _OfSoftCap(Step):
 class _Scores(_OfSoftCap, Fit):
     """Counts rows by score, and tells from it between which times the last draw is.
 
-    The state is int64, shape (HALVES + 1,): rows by the high half of their score's key, then the rows of the pool.
+    The state is int64, shape (HALVES + 2,): rows by the high half of their score's key, then the rows that were there
+    to be seen, and those of the pool, which are more where a sample is seen.
     """
 
     def empty(self) -> np.ndarray:
-        return np.zeros(quantile.HALVES + 1, np.int64)
+        return np.zeros(quantile.HALVES + 2, np.int64)
 
     def add(self, state: np.ndarray, batch: pa.RecordBatch) -> np.ndarray:
-        state[:-1] += quantile.count(quantile.keys(self.fused.scores(batch)) >> 16)
-        state[-1] += batch.num_rows
+        state[:-2] += quantile.count(quantile.keys(self.fused.scores(batch)) >> 16)
+        state[-2:] += batch.num_rows
         return state
 
     def skip(self, state: np.ndarray, rows: int) -> np.ndarray:
-        state[-1] += rows
+        state[-2:] += rows
         return state
 
     def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
         state += other
+        return state
+
+    def grown(self, state: np.ndarray, times: float) -> np.ndarray:
+        state[-1] = round(int(state[-1]) * times)
         return state
 
     def finish(self, state: np.ndarray) -> Fit:
@@ -159,8 +164,9 @@ class _Scores(_OfSoftCap, Fit):
         log(1 + penalty * y) <= penalty * m <= log(1 + (e**penalty - 1) * y), and that m <= y (by Jensen's inequality);
         and draws, each of which makes the next less likely, scatter less than if they were independent.
         """
-        samples = int(state[-1]) if self.step.samples is None else self.step.samples
-        halves = np.flatnonzero(state[:-1])
+        seen, pool = map(int, state[-2:])
+        samples = max(1, (self.step.samples or pool) * seen // pool)  # a sample of a pool is drawn from as much less
+        halves = np.flatnonzero(state[:-2])
         rows, penalty = state[halves], self.step.penalty
         least, most = (np.array([quantile.score(int(half) << 16 | low) for half in halves])
                        for low in (0, quantile.HALVES - 1))  # fmt: skip

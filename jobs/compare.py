@@ -59,7 +59,9 @@ def _table(report: Mapping[str, Any]) -> Iterator[str]:
     """The lines of the table."""
     runs = report["runs"]
     yield from (f"{run['label']}  {_end(run['run'], 110)}" for run in runs)
-    yield from _aligned(["rows", "in", "kept", "share", "distinct uids", "in no other"], map(_rows, runs))
+    taken = ["samples"] if any(run["subset"]["rows"] > run["subset"]["distinct"] for run in runs) else []
+    heads = ["rows", "in", "kept", "share", *taken, "distinct uids", "in no other"]
+    yield from _aligned(heads, (_rows(run, bool(taken)) for run in runs))
     steps = (step for run in runs for step in _steps(run))
     yield from _aligned(["dropped by", "of", "dropped", "share", _after("which is")], steps)
     yield from _aligned(["in common", "uids", "Jaccard", "of the first", "of the second"], _overlaps(report))
@@ -106,20 +108,24 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else ""
 
 
-def _rows(run: Mapping[str, Any]) -> list[str]:
+def _rows(run: Mapping[str, Any], has_samples: bool) -> list[str]:
     rows, subset = run["rows"], run["subset"]
-    of = [f"{rows['in']:,}", f"{subset['rows']:,}", _share(rows["kept"], rows["in"])] if rows else None
+    of = [f"{rows['in']:,}", f"{rows['kept']:,}", _share(rows["kept"], rows["in"])] if rows else None
     return [
         f"{run['label']}  {printable(run['recipe'] or 'a subset file', _NAME - 3)}",
-        *(of or ["unknown", f"{subset['rows']:,}", ""]),
+        *(of or ["unknown", f"{subset['distinct']:,}", ""]),
+        *([f"{subset['rows']:,}"] if has_samples else []),
         f"{subset['distinct']:,}",
         f"{subset['in_no_other']:,}",
     ]
 
 
 def _steps(run: Mapping[str, Any]) -> Iterator[list[str]]:
-    for step in run["rows"]["dropped"] if run["rows"] else ():
-        name = f"{run['label']}  {printable(step['step'], _NAME - 3)}"
+    from pipeline.finished import numbered
+
+    steps = run["rows"]["dropped"] if run["rows"] else []
+    for name, step in zip(numbered(step["step"] for step in steps), steps, strict=True):
+        name = f"{run['label']}  {printable(name, _NAME - 3)}"
         figures = [f"{step['in']:,}", f"{step['dropped']:,}", _share(step["dropped"], step["in"])]
         yield [name, *figures, _after(printable(listed(step["fitted"]), 42))]
 

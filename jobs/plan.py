@@ -12,6 +12,7 @@ from metadata.errors import CurateError
 _LABELS = {
     "rows_in": "rows in",
     "rows_kept": "rows kept",
+    "samples": "samples",
     "images_to_fetch": "images to fetch",
     "images_ok": "images in shards",
     "bytes_fetched": "bytes fetched",
@@ -98,7 +99,8 @@ def _summarise(found: Any, workers: int) -> None:
     for step in found.at_most:
         print(f"\n{step} compares rows of the whole pool, and keeps more of a sample: rows kept, and what follows from "
               f"them, are at most that.")  # fmt: skip
-    print("\nTimes are those of this machine and its network, with every worker as fast as one here alone.")
+    print("\nTimes are those of this machine and its network, with every worker as fast as one here alone. The start "
+          "of a run\nand of its workers takes some seconds more; on a cluster it can be minutes.")  # fmt: skip
 
 
 def _line(label: str, figure: Any, form: Any) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from filters.soft_cap import COPIES
 from metadata.errors import printable
 from pipeline import compare_picture, finished, kept, overlaps, storage, subset
 from pipeline.finished import Run
@@ -128,7 +129,7 @@ def _notes(runs: Sequence[Run], found: Sequence[kept.Kept | None]) -> list[str]:
         if run.manifest is None
     ]
     read = {run.label: _columns(of_run) for run, of_run in zip(runs, found, strict=True) if of_run is not None}
-    every = {"text"}.union(*read.values())
+    every = {"text"}.union(*read.values()) - {COPIES}  # which no pool has
     lacking = [f"{label} of {' and '.join(map(printable, sorted(every - own)))}" for label, own in read.items()
                if every - own]  # fmt: skip
     if lacking:

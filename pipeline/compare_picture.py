@@ -7,6 +7,7 @@ import numpy as np
 
 from filters import quantile, svg
 from metadata.errors import printable
+from pipeline.finished import numbered
 from pipeline.kept import Spread
 
 #: Of runs; of steps, again from the first where there are more.
@@ -14,7 +15,7 @@ _RUNS = ("#4c78a8", "#e45756", "#54a24b", "#f58518", "#b279a2", "#72b7b2", "#9d7
 _STEPS = ("#f2cf5b", "#f58518", "#e45756", "#b279a2", "#9d755d", "#72b7b2", "#bab0ac")
 
 #: The page in inches. Everything has its place on it: what matplotlib lays out differs in the last bits each time.
-_WIDTH, _PANELS_A_ROW, _RUN, _SPREAD, _WORDS = 13.0, 3, 0.42, 2.5, 4.6
+_WIDTH, _PANELS_A_ROW, _RUN, _LEGEND, _SPREAD, _WORDS = 13.0, 3, 0.42, 0.5, 2.5, 4.6
 
 
 def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> bytes:
@@ -26,14 +27,17 @@ def draw(report: Mapping[str, Any], spreads: Sequence[Mapping[str, Spread]]) -> 
     """
     pairs = [pair for pair in report["words"] if pair["more_in_first"] or pair["more_in_second"]]
     known = [run["rows"]["dropped"] for run in report["runs"] if run["rows"]]
-    steps = list(dict.fromkeys(step["step"] for dropped in known for step in dropped))
-    spreads_top = 1.4 + _RUN * len(report["runs"]) + 0.18 * _rows(["kept", *steps])
+    steps = list(dict.fromkeys(name for dropped in known for name in numbered(step["step"] for step in dropped)))
+    legend_top = 1.1 + _RUN * len(report["runs"]) + 0.18 * _rows(["kept", *steps])
+    spreads_top = legend_top + _LEGEND
     words_top = spreads_top + _SPREAD * _rows(report["measured"])
 
     def draw_all(figure: Any) -> None:
         height = _RUN * len(report["runs"])
         _draw_rows(_axes(figure, 2.6, 0.4, 6.4, height), report["runs"], steps)
         _draw_overlaps(_axes(figure, 9.6, 0.4, 3.1, height), report)
+        if report["measured"]:
+            _draw_legend(_axes(figure, 0.7, legend_top, _WIDTH - 1, _LEGEND), report["runs"])
         for axes, name in _panels(figure, spreads_top, _SPREAD, 0.75, report["measured"]):
             _draw_spread(axes, name, report["runs"], spreads)
         for axes, pair in _panels(figure, words_top, _WORDS, 0.95, pairs):
@@ -61,7 +65,10 @@ def _panels(figure: Any, top: float, height: float, below: float, what: Sequence
 
 
 def _titled(run: Mapping[str, Any]) -> str:
-    return f"{run['label']}: {printable(run['recipe'] or 'a subset file', 30)}\n{run['subset']['rows']:,} rows"
+    subset = run["subset"]
+    samples = f", {subset['rows']:,} samples" if subset["rows"] > subset["distinct"] else ""
+    name = printable(run["recipe"] or "a subset file", 30)
+    return f"{run['label']}: {name}\n{subset['distinct']:,} rows{samples}"
 
 
 def _draw_rows(axes: Any, runs: Sequence[Mapping[str, Any]], steps: Sequence[str]) -> None:
@@ -73,7 +80,9 @@ def _draw_rows(axes: Any, runs: Sequence[Mapping[str, Any]], steps: Sequence[str
         if rows is None:
             axes.text(0.01, line, "what they were chosen from is unknown", va="center", fontsize=8)
             continue
-        dropped = ((f"dropped by {step['step']}", step["dropped"], colours[step["step"]]) for step in rows["dropped"])
+        names = numbered(step["step"] for step in rows["dropped"])
+        dropped = [(f"dropped by {name}", step["dropped"], colours[name])
+                   for name, step in zip(names, rows["dropped"], strict=True)]  # fmt: skip
         left = 0.0
         for label, n, colour in [("kept", rows["kept"], _RUNS[0]), *dropped]:
             width = n / max(1, rows["in"])
@@ -113,24 +122,38 @@ def _draw_overlaps(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set_title("uids in common: Jaccard index", loc="left")
 
 
+def _draw_legend(axes: Any, runs: Sequence[Mapping[str, Any]]) -> None:
+    """The colours of the runs that something was measured of, once for all their curves."""
+    axes.set_axis_off()
+    for run, colour in zip(runs, _RUNS, strict=False):
+        if run["measures"]:
+            axes.plot([], [], color=colour, label=run["label"])
+    axes.legend(frameon=False, ncols=len(_RUNS), loc="upper left", borderaxespad=0, borderpad=0)
+
+
 def _draw_spread(
     axes: Any, name: str, runs: Sequence[Mapping[str, Any]], spreads: Sequence[Mapping[str, Spread]]
 ) -> None:
     """A curve a run: the share of its values up to each value. Where they are far apart the scale is logarithmic."""
-    known = [(run["label"], spread[name], colour) for run, spread, colour in zip(runs, spreads, _RUNS, strict=False)
+    known = [(spread[name], colour) for _, spread, colour in zip(runs, spreads, _RUNS, strict=False)
              if name in spread and spread[name].values]  # fmt: skip
-    for label, spread, colour in known:
+    for spread, colour in known:
         halves = np.flatnonzero(spread.counts)
-        values = [quantile.score(int(half) << 16 | 0xFFFF) for half in halves]
+        # A share is that of the values up to the end of its half, and none is known to lie between two ends.
+        ends = np.minimum([quantile.score(int(half) << 16 | 0xFFFF) for half in halves], spread.quartiles["most"])
         shares = np.cumsum(spread.counts[halves]) / spread.values
-        axes.plot([spread.quartiles["least"], *values], [0.0, *shares], color=colour, label=label)
-    least = min((spread.quartiles["least"] for _, spread, _ in known), default=0.0)
-    most = max((spread.quartiles["most"] for _, spread, _ in known), default=0.0)
-    if least >= 0 and most > 50 * max(1, least):
+        axes.plot([spread.quartiles["least"], *ends], [0.0, *shares], color=colour, drawstyle="steps-post")
+    least = min((spread.quartiles["least"] for spread, _ in known), default=0.0)
+    most = max((spread.quartiles["most"] for spread, _ in known), default=0.0)
+    is_log = least >= 0 and most > 50 * max(1, least)
+    if is_log:
         axes.set_xscale("log")
         axes.set_xlim(max(1.0, least), most)
         axes.xaxis.set_minor_formatter(lambda *_: "")
-    if most > 10:
+    if max(-least, most) > 1e6:  # so much is written for each tick that there is room for few
+        axes.locator_params(axis="x", **{"numticks" if is_log else "nbins": 4})
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.6g}")
+    elif most > 10:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
     for share in (0.25, 0.5, 0.75):
         axes.axhline(share, color="#dddddd", linewidth=0.8, zorder=0)
@@ -138,8 +161,6 @@ def _draw_spread(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("rows up to it")
     axes.set_title(printable(name, 40), loc="left", parse_math=False)
-    if known:
-        axes.legend(frameon=False, loc="lower right")
 
 
 def _draw_words(axes: Any, pair: Mapping[str, Any]) -> None:
@@ -159,6 +180,6 @@ def _draw_words(axes: Any, pair: Mapping[str, Any]) -> None:
     axes.set_xlim(-widest, widest)
     axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: f"×{2 ** abs(value):.3g}")
-    axes.set_xlabel("smoothed ratio of the shares of captions that have the word")
+    axes.set_xlabel("smoothed ratio of the shares of captions that have the word", fontsize=8)
     axes.set_title(f"words more in {other}", loc="left")
     axes.set_title(f"more in {one}", loc="right")

@@ -153,7 +153,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         "fitted": fitted,
         "rows": counts,
         "warnings": warnings,
-        "told": _tell(steps, fitted, request.out, hashes),
+        "told": tell(steps, fitted, request.out, hashes),
         "versions": manifest.versions(),
         "sha256": hashes,
     }
@@ -171,7 +171,7 @@ def _telling(steps: Sequence[Step]) -> list[tuple[int, Fit]]:
     return [(number, step) for number, step in enumerate(steps) if isinstance(step, Fit) and step.tells]
 
 
-def _tell(
+def tell(
     steps: Sequence[Step], fitted: Sequence[Mapping[str, Any]], folder: str, hashes: dict[str, str]
 ) -> dict[str, Any]:
     """Writes what steps leave beside the choice, and adds the files' hashes; gives what they tell the manifest."""

@@ -1,10 +1,11 @@
 """Finished runs, opened for reading: a run's folder, or a subset file that stands for one."""
 
+import collections
 import dataclasses
 import os
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from metadata.errors import CurateError, reason
@@ -98,6 +99,16 @@ def steps(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
         {"step": str(step["step"]), "in": step["in"], "dropped": step["dropped"], "fitted": dict(fitted[step["step"]])}
         for step, fitted in zip(manifest["rows"]["dropped"], manifest["fitted"], strict=True)
     ]
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+    """A recipe's steps told apart: a name that is there again has its number, such as `where`, `where 2`."""
+    seen: collections.Counter[str] = collections.Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found
 
 
 def pool(manifest: Mapping[str, Any]) -> Any:

@@ -209,13 +209,16 @@ def inspect(pool: Pool, columns: Iterable[str], optional: Iterable[str] = (), li
         CurateError: a file can't be read as parquet, lacks a column or has it in another type; an npz is needed and is
             not there, or its array does not fit; or no file has a row.
     """
-    return inspect_files(find_files(pool, limit), pool, columns, optional)
+    found = inspect_files(find_files(pool, limit), pool, columns, optional)
+    if not found.rows:
+        raise CurateError(f"--pool {pool.name}: {len(found.files)} parquet files, but not one row. Check the address.")
+    return found
 
 
 def inspect_files(
     found: Sequence[tuple[str, int | None]], pool: Pool, columns: Iterable[str], optional: Iterable[str] = ()
 ) -> Inspection:
-    """`inspect` of some of the pool's files, as `find_files` gives them."""
+    """`inspect` of some of the pool's files, as `find_files` gives them; they may have no row."""
     first = _read_footer(*found[0])
     there = {field.name: field.type for field in first.schema if field.name not in pool.hidden}
     mapping = dict(pool.columns)
@@ -237,8 +240,6 @@ def inspect_files(
     _check_dims(footers)
     files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))
-    if not pieces:
-        raise CurateError(f"--pool {pool.name}: {len(files)} parquet files, but not one row. Check the address.")
     return Inspection(files, pieces, optional, _our_schema(there, mapping, footers[0].features))
 
 

@@ -143,6 +143,17 @@ def test_batches_differ_little(drawn) -> None:
     assert (difference < 0.03 * theirs + 0.05).all()
 
 
+@pytest.mark.parametrize(("samples", "drawn"), [(4000, 400), (None, 500)])
+def test_of_a_sample_of_a_pool_as_much_less_is_drawn(samples: int | None, drawn: int) -> None:
+    batch = rows_of(gauss(500))
+    fit: Filter | Fit = SoftCap({"a": 1}, samples=samples)
+    while isinstance(fit, Fit):
+        fit = fit.finish(fit.grown(fit.add(fit.empty(), batch), 10.0))
+    assert isinstance(fit, SoftCapped)
+    assert fit.until == fitted(SoftCap({"a": 1}, samples=drawn), batch).until
+    assert fit.copies(batch).sum() == drawn
+
+
 def test_the_order_of_the_rows_does_not_matter() -> None:
     batch = rows_of(gauss(2000))
     order = np.random.default_rng(0).permutation(2000)

@@ -66,6 +66,24 @@ def test_the_table_and_the_files(curate, runs, tmp_path):
     assert (tmp_path / "out/compare.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_copies_are_samples_and_steps_of_one_name_are_numbered(curate, runs, tmp_path):
+    steps = ["where: text is null or true", "where: original_width >= 200",
+             "soft_cap: {weights: {clip_l14_similarity_score: 1}, samples: 3000}"]  # fmt: skip
+    (tmp_path / "capped.yaml").write_text(f"name: capped\nsteps: [{', '.join(f'{{{step}}}' for step in steps)}]\n")
+    options = ["--select-only", "--out", tmp_path / "capped"]
+    done = curate("--pool", runs.parent / "pool", "--recipe", tmp_path / "capped.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    cells = [line.split() for line in curate("compare", runs / "basic", tmp_path / "capped", "--out", tmp_path / "out")
+             .stdout.splitlines()]  # fmt: skip
+    rows = json.loads((tmp_path / "capped/manifest.json").read_text())["rows"]
+    kept = str(rows["kept"])
+    assert ["rows", "in", "kept", "share", "samples", "distinct", "uids", "in", "no", "other"] in cells
+    (line,) = (line for line in cells if line[:2] == ["B", "capped"] and len(line) == 8)
+    assert line[2:7] == ["1,000", kept, f"{rows['kept'] / 1000:.1%}", "3,000", kept]
+    assert ["B", "where"] in [line[:2] for line in cells]
+    assert ["B", "where", "2", "1,000"] in [line[:4] for line in cells]
+
+
 @pytest.mark.parametrize(("args", "code", "words"), [
     ([], 2, "the following arguments are required: RUN"),
     (["basic"], 1, "curate: compare: 1 run is given, but a comparison needs two or more."),

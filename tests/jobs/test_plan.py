@@ -6,6 +6,7 @@ import pathlib
 
 import fake_hub
 import image_server
+import pyarrow.parquet as pq
 import pytest
 from conftest import make_rows
 
@@ -33,17 +34,55 @@ def test_runs_of_the_demo_pool_are_as_planned(curate, tmp_path, pairs):
     assert holds(plan["rows_kept"], record["rows"]["kept"]), (plan["rows_kept"], record["rows"]["kept"])
     assert holds(plan["images_ok"], record["samples"]["ok"]), (plan["images_ok"], record["samples"])
     assert holds(plan["bytes_shards"], tars), (plan["bytes_shards"], tars)
+    assert holds(plan["bytes_beside_shards"], beside(tmp_path / "run"))
     assert plan["shards"]["value"] == 1
     assert plan["rows_kept"]["high"] < 2 * plan["rows_kept"]["value"]  # an interval that says something
 
 
+def beside(run: pathlib.Path) -> int:
+    """Bytes of a run's folder but for those of its tars."""
+    return sum(path.stat().st_size for path in run.rglob("*") if path.is_file() and path.suffix != ".tar")
+
+
+@pytest.mark.parametrize(("options", "of_plan"), [(["--select-only"], []), ([], ["--images", "0"]),
+                                                  ([], ["--images", "30"])])  # fmt: skip
+def test_what_is_beside_the_shards_is_told(curate, tmp_path, options, of_plan):
+    steps = "[{clip_score: {model: l14, fraction: 0.1}}]"
+    (tmp_path / "r.yaml").write_text(f"{{name: r, steps: {steps}, shards: {{samples: 50}}}}")
+    args = ["--pool", "demo:2000", "--recipe", tmp_path / "r.yaml", *options]
+    plan = figures(curate("plan", *args, *of_plan, "--files", "1", "--json"))["bytes_beside_shards"]
+    assert curate(*args, "--out", tmp_path / "run").returncode == 0
+    assert holds(plan, true := beside(tmp_path / "run")), (plan, true)
+    assert plan["value"] == pytest.approx(true, rel=0.2)
+
+
+@pytest.mark.parametrize(("files", "samples", "rests_on"), [(4, 1200, "counted"), (2, 1200, "counted"),
+                                                            (4, None, "counted"), (2, None, "sampled")])  # fmt: skip
+def test_copies_of_a_soft_cap_are_fetched_once_and_stored_as_often(curate, tmp_path, files, samples, rests_on):
+    cap = {"weights": {"clip_l14_similarity_score": 1.0}} | ({"samples": samples} if samples else {})
+    steps = [{"clip_score": {"model": "l14", "fraction": 0.05}}, {"soft_cap": cap}]
+    (tmp_path / "r.yaml").write_text(json.dumps({"name": "r", "steps": steps, "shards": {"samples": 100}}))
+    args = ["--pool", "demo:4000", "--recipe", tmp_path / "r.yaml", "--image-size", "64"]
+    plan = figures(curate("plan", *args, "--files", str(files), "--images", "5000", "--json"))
+    assert curate(*args, "--out", tmp_path / "run").returncode == 0
+    record = json.loads((tmp_path / "run/manifest.json").read_text())
+    tars = [path.stat().st_size for path in (tmp_path / "run/shards").glob("*.tar")]
+    true = {"rows_kept": record["rows"]["kept"], "images_to_fetch": record["rows"]["kept"],
+            "samples": record["rows"]["samples"], "images_ok": record["samples"]["ok"], "shards": len(tars),
+            "bytes_shards": sum(tars), "bytes_beside_shards": beside(tmp_path / "run")}  # fmt: skip
+    assert {name: plan[name] for name in true if not holds(plan[name], true[name])} == {}, true
+    assert plan["samples"]["basis"] == plan["shards"]["basis"] == rests_on
+    assert plan["rows_kept"]["value"] == pytest.approx(true["rows_kept"], rel=0.2)
+    assert plan["images_ok"]["value"] == pytest.approx(true["images_ok"], rel=0.2)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", ["{t: 60}", "{target: 1200}"])
-def test_a_number_of_rows_in_a_recipe_is_of_the_whole_pool(curate, write_pool, tmp_path, asked):
+@pytest.mark.parametrize(("asked", "files"), [("{t: 60}", 4), ("{target: 1200}", 4), ("{target: 1200}", 6)])
+def test_a_number_of_rows_in_a_recipe_is_of_the_whole_pool(curate, write_pool, tmp_path, asked, files):
     pool, recipe = write_pool(tmp_path / "pool", make_rows(4000), 8), tmp_path / "r.yaml"
     recipe.write_text(f"{{name: r, steps: [{{balance: {asked}}}]}}")
     args = ["--pool", pool, "--recipe", recipe, "--select-only"]
-    plan = figures(curate("plan", *args, "--files", "4", "--json"))["rows_kept"]
+    plan = figures(curate("plan", *args, "--files", str(files), "--json"))["rows_kept"]
     assert curate(*args, "--out", tmp_path / "run").returncode == 0
     true = json.loads((tmp_path / "run/manifest.json").read_text())["rows"]["kept"]
     assert holds(plan, true), (plan, true)
@@ -62,6 +101,17 @@ def test_a_pool_that_is_read_whole_is_counted(curate, toy_pool, tmp_path):
     assert json.loads(plan.stdout)["at_most"] == []
 
 
+def test_a_file_without_rows_is_read_as_any_other(curate, told, write_pool, tmp_path):
+    pool = write_pool(tmp_path / "pool", make_rows(1500), 3)
+    pq.write_table(pq.read_table(middle := sorted(pool.iterdir())[1]).slice(0, 0), middle)
+    args = ["plan", "--pool", pool, "--recipe", "no_filter", "--select-only"]
+    plan = figures(curate(*args, "--json"))
+    assert plan["rows_in"]["basis"] == plan["rows_kept"]["basis"] == "counted"
+    assert plan["rows_kept"]["value"] == 1000
+    assert told(*args, "--files", "1") == (1, "", f"curate: planning pool {pool}, recipe no_filter, 2 workers\ncurate: "
+        f"--pool {pool}: 1 of its 3 files were read, but they have not one row. Read more with --files.\n")
+
+
 def test_what_is_assumed_is_marked_and_nothing_is_fetched(curate, toy_pool):
     done = curate("plan", "--pool", toy_pool, "--recipe", "no_filter", "--images", "0", "--workers", "3")
     assert done.returncode == 0, done.stderr
@@ -70,6 +120,7 @@ def test_what_is_assumed_is_marked_and_nothing_is_fetched(curate, toy_pool):
     assert rests_on["images in shards"] == rests_on["bytes of shards"] == rests_on["in all"] == "assumed"
     assert "bytes fetched" not in rests_on
     assert "3 workers: " in done.stdout
+    assert "The start of a run" in done.stdout
 
 
 def test_images_that_cannot_be_had_are_told_by_status(curate, toy_pool):

@@ -1,5 +1,6 @@
 """Comparisons of real runs: what plain sets of their rows give, in words, in figures and as a picture."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -11,12 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_rows, write_rows
+from matplotlib.figure import Figure
 
+from filters import quantile
 from filters.recipes import open_recipe
 from jobs.engines import run_with
 from metadata.errors import CurateError
+from pipeline import compare_picture
 from pipeline.compare import compare
 from pipeline.curate import Request, curate
+from pipeline.kept import Spread
 
 RECIPES = {
     "long": '- where: "original_width >= 200"\n- caption_length: {min_words: 3, min_chars: 6}',
@@ -60,6 +65,20 @@ def refused(*runs: pathlib.Path, out: pathlib.Path) -> str:
         compare([str(run) for run in runs], str(out))
     assert not list(out.glob("*")) if out.exists() else True
     return str(caught.value)
+
+
+def drawn_spread(name: str, *runs: dict[float, int]):
+    """A panel's curves, and the panel, for runs of so many rows of each value."""
+    spreads = []
+    for values in runs:
+        keys = quantile.keys(pa.array(np.repeat([*values], [*values.values()]), pa.float32()))
+        ordered = [quantile.score(key) for key in np.sort(keys)]
+        counts = quantile.count(keys >> 16)
+        spreads.append({name: Spread(len(keys), 0, {"least": ordered[0], "most": ordered[-1]}, counts)})
+    figure = Figure(figsize=(13, 5))
+    axes = compare_picture._axes(figure, 0.7, 1, 3.4, 1.75)
+    compare_picture._draw_spread(axes, name, [{"label": label} for label, _ in zip("AB", runs, strict=False)], spreads)
+    return axes.lines[: len(runs)], axes
 
 
 def texts_of(svg: bytes) -> list[str]:
@@ -190,6 +209,46 @@ class TestPicture:
             assert word["word"] in shown
         assert f"{report['overlaps'][0]['jaccard']:.2f}" in shown
         assert "A: long" in shown
+
+    def test_copies_are_samples_and_steps_of_one_name_are_told_apart(self, folder, tmp_path):
+        cap = "soft_cap: {weights: {clip_l14_similarity_score: 1.0}, samples: 1500}"
+        capped = make_run(tmp_path, folder / "pool", "capped", f"{RECIPES['fit']}\n- {cap}")
+        steps = '- where: "original_width >= 200"\n- where: "original_height >= 200"\n- where: "text is null or true"'
+        thrice = make_run(tmp_path, folder / "pool", "thrice", steps)
+        report = compare([str(capped), str(thrice)], str(tmp_path / "out"))
+        shown = texts_of((tmp_path / "out/compare.svg").read_bytes())
+        assert f"{len(uids(capped)):,} rows, 1,500 samples" in shown
+        assert f"{len(uids(thrice)):,} rows" in shown
+        assert [text for text in shown if "where" in text] == [f"dropped by where{n}" for n in ("", " 2", " 3")]
+        assert "copies" in report["measured"]
+        assert not any("copies" in note for note in report["notes"])
+
+    def test_curves_are_steps_at_values_that_there_are(self):
+        curves, axes = drawn_spread("x", {2.0: 84, 10.0: 16}, {7.3: 5})
+        assert [curve.get_drawstyle() for curve in curves] == ["steps-post"] * 2
+        words, constant = (curve.get_xydata().tolist() for curve in curves)
+        assert words == [[2, 0], [pytest.approx(2, rel=0.01), 0.84], [10, 1]]
+        assert constant == [[pytest.approx(7.3), 0], [pytest.approx(7.3), 1]]
+        assert axes.get_legend() is None
+
+    @pytest.mark.parametrize("values", [
+        {4.61e18: 1, 4.67e18: 1}, {-4.6e18: 1, 4.6e18: 1}, {1.0: 1, 4.6e18: 1}, {1.23456e9: 1, 1.23457e9: 1},
+        {0.0: 1, 900.0: 1},
+    ], ids=str)  # fmt: skip
+    def test_what_is_written_below_a_panel_has_room(self, values):
+        _, axes = drawn_spread("x", values)
+        axes.figure.draw_without_rendering()
+        low, high = axes.get_window_extent().intervalx
+        labels = sorted((label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()),
+                        key=lambda box: box.x0)  # fmt: skip
+        boxes = [box for box in labels if low <= (box.x0 + box.x1) / 2 <= high]
+        assert len(boxes) > 1
+        assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
+
+    def test_one_legend_tells_of_all_runs(self, folder, tmp_path):
+        compare([str(folder / name) for name in RECIPES], str(tmp_path))
+        shown = texts_of((tmp_path / "compare.svg").read_bytes())
+        assert [shown.count(label) for label in "ABC"] == [3] * 3  # beside and below the overlaps, and in the legend
 
     def test_hostile_words_and_columns_are_shown_as_they_are(self, tmp_path):
         hostile = ["a$\\frac$b", "a<script>b", "\x1b[2Jx", "_x_", "\u202eabc", "w" * 500]
