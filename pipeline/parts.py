@@ -89,9 +89,9 @@ class Shuffle:
             for first, end in _blocks(sizes.sum(axis=1) * self.dtype.itemsize):
                 found = [_items(each, at[first], at[end], self.parts + self.further, self.dtype)
                          for each, at in zip(own, starts, strict=True)]  # fmt: skip
-                part = np.tile(np.arange(end - first, dtype=np.uint16), len(own))
-                order = np.argsort(np.repeat(part, sizes[first:end].T.ravel()), kind="stable")  # a radix sort
-                file.write(np.concatenate(found)[order].view(np.uint8).data)
+                for items in _by_part(found, sizes[first:end]) if end - first > 1 else found:
+                    file.write(items.view(np.uint8).data)
+                del found  # before the next ones are read
 
     def read(self, first: int, end: int) -> list[list[np.ndarray]]:
         """The parts from `first` to before `end`, each as what every file has of it, in the order of the files."""
@@ -115,6 +115,19 @@ class Shuffle:
 
     def _bound(self, number: int) -> str:
         return storage.join(self.folder, f"{number:06d}.bin")
+
+
+def _by_part(found: list[np.ndarray], sizes: np.ndarray) -> list[np.ndarray]:
+    """The items of files, each file's by part, as one array: by part, and of a part by file. Empties `found`.
+
+    Args:
+        sizes: shape (parts, files).
+    """
+    part = np.tile(np.arange(len(sizes), dtype=np.uint16), len(found))
+    order = np.argsort(np.repeat(part, sizes.T.ravel()), kind="stable")  # a radix sort
+    together = np.concatenate(found)
+    found.clear()  # memory holds the items twice at most
+    return [together[order]]
 
 
 def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
