@@ -71,6 +71,7 @@ def test_a_retry_ends_as_a_luckier_run_would_have(run, curate, server):
     assert "no sample ended as http_5xx. Its statuses: http_4xx 1, ok 29" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_retry_in_vain_leaves_the_tars(run, curate, server):
     server.failing = {3: 503}
     out = run("run")
@@ -112,9 +113,9 @@ def flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "fetched"),  # images 3 and 4 are in the third shard, 25 in the second
     [
-        ({}, 3),
-        ({"00000001.parquet": lambda _: b""}, 12),
-        ({"00000001.tar": flipped}, 12),
+        pytest.param({}, 3, marks=pytest.mark.slow),
+        pytest.param({"00000001.parquet": lambda _: b""}, 12, marks=pytest.mark.slow),
+        pytest.param({"00000001.tar": flipped}, 12, marks=pytest.mark.slow),
         ({"00000000.parquet": None, "00000001.tar": None, "00000002.parquet": lambda data: data[:-9]}, 30),
     ],
 )
