@@ -2,11 +2,9 @@
 
 import argparse
 import contextlib
-import ipaddress
 import math
 import os
 import sys
-import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -292,6 +290,9 @@ def _files(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def _host(text: str) -> str:
     """The type of --allow-host: as FetchPolicy takes it, which is how addresses are written that are looked up."""
+    import ipaddress
+    import urllib.parse
+
     from pipeline.addresses import Refused, parse_url
 
     try:

@@ -63,12 +63,19 @@ def tar_sha256(ledger: pa.Table) -> str:
 
 def shard_is_whole(folder: str, shard: int, deep: bool = False) -> bool:
     """Whether the ledger is there, and the tar with the size that it gives; `deep` compares the tar's sha256 too."""
+    ledger = whole_ledger(folder, shard)
+    return ledger is not None and (
+        not deep or tar_sha256(ledger) == storage.sha256(storage.join(folder, tar_name(shard)))
+    )
+
+
+def whole_ledger(folder: str, shard: int) -> pa.Table | None:
+    """The ledger, if it is there, and the tar with the size that it gives."""
     path = storage.join(folder, tar_name(shard))
     ledger = found_ledger(folder, shard)
     if ledger is None or not storage.exists(path):
-        return False
-    whole = ledger.schema.metadata[b"tar_bytes"] == b"%d" % storage.size(path)
-    return whole and (not deep or tar_sha256(ledger) == storage.sha256(path))
+        return None
+    return ledger if ledger.schema.metadata[b"tar_bytes"] == b"%d" % storage.size(path) else None
 
 
 def found_ledger(folder: str, shard: int) -> pa.Table | None:

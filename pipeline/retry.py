@@ -72,9 +72,9 @@ def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:
 
 def to_fetch(plan: planning.ShardPlan, folder: str, statuses: frozenset[str]) -> int:
     """How many samples of a shard are to be fetched: those that ended as one of `statuses`; all if it isn't whole."""
-    if not ledger.shard_is_whole(folder, plan.shard):
+    if (whole := ledger.whole_ledger(folder, plan.shard)) is None:
         return plan.rows
-    return sum(n for status, n in ledger.sums(folder, plan.shard).statuses.items() if status in statuses)
+    return sum(status in statuses for status in whole.column("status").to_pylist())
 
 
 def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: frozenset[str]) -> None:
