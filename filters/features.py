@@ -11,8 +11,8 @@ from metadata.errors import CurateError
 #: the length in float16 by less than 0.001; what is ten times as far was never of unit length.
 TOLERANCE = 0.01
 
-#: Rows that are converted at a time: 3 MB of float32, so that a product finds them in a cache.
-_ROWS = 1024
+#: Rows that are converted at a time: 6 MB of float32. A product of fewer packs the other side too often.
+_ROWS = 2048
 
 #: Numbers that are widened at a time, which a cache holds; where float16's exponent, sign and fraction come to lie in a
 #: float32 by a shift; and what the exponent lacks then.
@@ -36,25 +36,30 @@ def matrix(column: pa.FixedSizeListArray) -> np.ndarray:
 
 def widen(values: np.ndarray) -> np.ndarray:
     """float16 or float32 of two dimensions as float32, in C order and in memory of its own."""
-    wide = np.empty(values.shape, np.float32)
+    return _widen(values)[0]
+
+
+def _widen(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values as float32, float16 in little more than half of the time that numpy takes; each row's squares' sum."""
+    wide, squares = np.empty(values.shape, np.float32), np.empty(len(values), np.float32)
     rows = max(1, _NUMBERS // max(1, values.shape[1]))
     for start in range(0, len(values), rows):
-        _widen(values[start : start + rows], wide[start : start + rows])
-    return wide
-
-
-def _widen(values: np.ndarray, wide: np.ndarray) -> None:
-    """Puts the values into `wide`; those of float16 in little more than half of the time that numpy takes."""
-    if values.dtype == np.float16:
-        bits = wide.view(np.int32)
-        bits[:] = values.view(np.int16)  # the sign is repeated to its left
-        bits <<= _SHIFT
-        bits &= _BITS
-        wide *= _MISSING
-        # Infinity and NaN have become finite ones of 65536 and more, above all that are finite in float16.
-        if np.vdot(wide, wide) < 65536.0**2:
-            return
-    wide[:] = values
+        narrow, own = values[start : start + rows], wide[start : start + rows]
+        if values.dtype == np.float16:
+            bits = own.view(np.int32)
+            bits[:] = narrow.view(np.int16)  # the sign is repeated to its left
+            bits <<= _SHIFT
+            bits &= _BITS
+            own *= _MISSING
+            found = np.vecdot(own, own)
+            # Infinity and NaN have become finite ones of 65536 and more, above all that are finite in float16.
+            if found.max() < 65536.0**2:
+                squares[start : start + rows] = found
+                continue
+        own[:] = narrow
+        with np.errstate(all="ignore"):  # a NaN says itself what it is
+            squares[start : start + rows] = np.vecdot(own, own)
+    return wide, squares
 
 
 def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -72,8 +77,8 @@ def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         CurateError: a row is of another length than 1, by more than TOLERANCE.
     """
-    units = widen(features)
-    lengths = np.sqrt(np.einsum("ij,ij->i", units, units))
+    units, squares = _widen(features)
+    lengths = np.sqrt(squares)
     there = ~(np.isnan(lengths) | (lengths == 0))
     if (np.abs(lengths[there] - 1) > TOLERANCE).any():
         least, most = lengths[there].min(), lengths[there].max()
@@ -85,7 +90,7 @@ def unit(features: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def unit_blocks(features: np.ndarray, name: str) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Which rows they are, and `unit` of them, about a thousand rows at a time."""
+    """Which rows they are, and `unit` of them, about two thousand rows at a time."""
     for start in range(0, len(features), _ROWS):
         part = slice(start, start + _ROWS)
         yield part, *unit(features[part], name)

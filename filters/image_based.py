@@ -58,7 +58,7 @@ class ImageBased(Filter):
         find = self._nearest()
         wanted = np.zeros(len(find.vectors), bool)
         for block in vectors.Vectors(self.targets, self.embedding, f"{self.name}: targets").blocks():
-            wanted[find(block)] = True
+            wanted[find(block, features.inner(block, block).max() ** 0.5)] = True
         return wanted
 
     def _nearest(self) -> nearest.Nearest:
