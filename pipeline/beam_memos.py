@@ -3,12 +3,14 @@
 Imported for its effect on DoFns; `Options` is Beam's PipelineOptions.
 """
 
+import inspect
 import types
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators
 
@@ -40,14 +42,38 @@ userstate.get_dofn_specs = _remember_specs(userstate.get_dofn_specs)  # type: ig
 core._check_fn_use_yield_and_return = lambda _: False  # type: ignore[assignment]
 decorators.TRACEBACK_LIMIT = 0
 
+
+def _remember_signatures(work_out: Callable[[Any], inspect.Signature]) -> Callable[[Any], inspect.Signature]:
+    """As `work_out`, which Beam asks a hundred times and more for what the same few functions take."""
+    found: weakref.WeakKeyDictionary[Any, dict[bool, inspect.Signature]] = weakref.WeakKeyDictionary()
+
+    def remember(called: Any) -> inspect.Signature:
+        bound = isinstance(called, types.MethodType)
+        function = called.__func__ if bound else called
+        if not isinstance(function, types.FunctionType):
+            return work_out(called)
+        known = found.setdefault(function, {})
+        if bound not in known:
+            known[bound] = work_out(called)
+        return known[bound]
+
+    return remember
+
+
+decorators.get_signature = core.get_signature = _remember_signatures(decorators.get_signature)  # type: ignore
+
 _views: weakref.WeakKeyDictionary[Any, dict[type, Any]] = weakref.WeakKeyDictionary()
 
 
 class Options(PipelineOptions):
-    """Options whose views, of which Beam asks four for each transform, are made once: each makes an argument parser.
+    """Options of one pipeline, known to be right: neither copied nor checked.
 
-    All views of the same options share their values, so that one can stand for all of a class.
+    Its views, of which Beam asks four for each transform, are made once: each makes an argument parser. All views of
+    the same options share their values, so that one can stand for all of a class.
     """
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Options":
+        return self
 
     def view_as(self, cls: type[Any]) -> Any:
         """The options as those of `cls`."""
@@ -55,3 +81,10 @@ class Options(PipelineOptions):
         if cls not in views:
             views[cls] = super().view_as(cls)
         return views[cls]
+
+
+def _checked(check: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
+    return lambda validator: [] if isinstance(validator.options, Options) else check(validator)
+
+
+PipelineOptionsValidator.validate = _checked(PipelineOptionsValidator.validate)  # type: ignore[method-assign]
