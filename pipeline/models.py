@@ -146,6 +146,8 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
             f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the weights are "
             f"needed. Fetch it again, or give its model."
         ) from error
+    if os.path.isfile(pretrained):
+        _check_positions(name, network, pretrained)
     network.eval()
     settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(network))
     weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
@@ -165,6 +167,24 @@ def _check_activation(name: str, config: dict[str, Any], tag: str) -> None:
     if of_weights and not of_config and other in open_clip.list_models():
         raise CurateError(f"--pretrained {tag}: its weights are of QuickGELU, but --model {name} computes with GELU, "
                           f"which gives other features. Give --model {other}.")  # fmt: skip
+
+
+def _check_positions(name: str, network: Any, checkpoint: str) -> None:
+    """Raises CurateError where a checkpoint is of images or captions of another size than the model's.
+
+    open_clip stretches what it has learned of their places, and the features are others then.
+    """
+    from open_clip.factory import load_state_dict
+
+    if checkpoint.endswith((".npz", ".npy")):  # whose positions must fit
+        return
+    own = network.state_dict()
+    for part, values in load_state_dict(checkpoint).items():
+        fitted = own.get(part, own.get(f"text.{part}"))
+        if part.endswith("positional_embedding") and fitted is not None and len(fitted) != len(values):
+            raise CurateError(f"--pretrained {printable(checkpoint)}: its {part} has {len(values)} places, but that of "
+                              f"{name} has {len(fitted)}: it is of images or captions of another size. Give its model."
+                              )  # fmt: skip
 
 
 def _preprocessing(name: str, tags: Sequence[str]) -> dict[str, Any]:

@@ -85,3 +85,20 @@ def test_images_are_prepared_for_a_checkpoint_as_for_published_weights(tmp_path,
     assert by_name.mean[0] == pytest.approx(mean, abs=1e-4)
     for model in (str(folder), str(tmp_path / "tiny-published.json")):  # a user's own, as the trainer prepares for it
         assert open_model(model, weights).transform.transforms[-1].mean[0] == pytest.approx(0.4815, abs=1e-4)
+
+
+@pytest.mark.parametrize(("tower", "size", "part"), [
+    ("vision_cfg", {"image_size": 64}, r"visual\.positional_embedding has 17 places, but that of other has 65"),
+    ("text_cfg", {"context_length": 16}, r"positional_embedding has 32 places, but that of other has 16"),
+])  # fmt: skip
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_checkpoint_of_another_size_is_refused(tmp_path, tower, size, part, custom):
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    weights = str(tiny_model.write(tmp_path / "model") / "checkpoints/epoch_latest.pt")
+    other = tiny_model.CONFIG | {tower: tiny_model.CONFIG[tower] | size, "custom_text": custom}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(CurateError, match=part):
+        open_model(str(tmp_path / "other.json"), weights)
