@@ -95,9 +95,10 @@ def _order(rows: np.ndarray) -> np.ndarray:
 
 def _begins(rows: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Of each of the rows, in order: whether it is the first of its group. bool."""
-    begins = np.ones(len(rows), bool)
-    high, low = rows["high"][order], rows["low"][order]
-    begins[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    begins, high = np.ones(len(rows), bool), rows["high"][order]
+    begins[1:] = high[1:] != high[:-1]
+    alike = np.flatnonzero(~begins)  # few, as a rule
+    begins[alike] = rows["low"][order[alike]] != rows["low"][order[alike - 1]]
     return begins
 
 
@@ -123,13 +124,11 @@ def judge_partition(
     path = _judged_path(partition, number, choice.folder)
     if storage.exists(path):
         return
-    (found,) = rows_of(pieces, number, choice).read(partition, partition + 1)
-    ends = np.cumsum([len(part) for part in found])
-    rows = np.concatenate(found)
-    del found  # memory holds the range only once, and of its rows from now on only their numbers
+    rows, sizes = rows_of(pieces, number, choice).read_joined(partition)
+    ends = np.cumsum(sizes)
     order = _order(rows)
     begins, numbers = _begins(rows, order), rows["row"].copy()
-    del rows
+    del rows  # of which only their numbers are needed from now on
     dropped = np.empty(len(order), bool)
     with _carrying(step, choice.folder) as carried:
         if carried:

@@ -102,6 +102,17 @@ class Shuffle:
                 part += together[n * count : (n + 1) * count]
         return found
 
+    def read_joined(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """All items of a part, in the order of the files, and how many each file has of it: int64. Held only once."""
+        ranges = [(path, _starts(path, number * count, (number + 1) * count), n) for path, count, n in self._files()]
+        sizes = np.concatenate([np.diff(starts) for _, starts, _ in ranges])
+        items, filled = np.empty(sizes.sum(), self.dtype), 0
+        for path, starts, n in ranges:
+            end = filled + starts[-1] - starts[0]
+            items[filled:end] = _items(path, starts[0], starts[-1], n, self.dtype)
+            filled = end
+        return items, sizes
+
     def _files(self) -> Iterator[tuple[str, int, int]]:
         """What readers open: its path, of how many files it has each part, and how many parts it has in all."""
         if not self.bindings:
