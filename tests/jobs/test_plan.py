@@ -56,8 +56,15 @@ def test_what_is_beside_the_shards_is_told(curate, tmp_path, options, of_plan):
     assert plan["value"] == pytest.approx(true, rel=0.2)
 
 
-@pytest.mark.parametrize(("files", "samples", "rests_on"), [(4, 1200, "counted"), (2, 1200, "counted"),
-                                                            (4, None, "counted"), (2, None, "sampled")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("files", "samples", "rests_on"),
+    [
+        pytest.param(4, 1200, "counted", marks=pytest.mark.slow),
+        (2, 1200, "counted"),
+        pytest.param(4, None, "counted", marks=pytest.mark.slow),
+        pytest.param(2, None, "sampled", marks=pytest.mark.slow),
+    ],
+)
 def test_copies_of_a_soft_cap_are_fetched_once_and_stored_as_often(curate, tmp_path, files, samples, rests_on):
     cap = {"weights": {"clip_l14_similarity_score": 1.0}} | ({"samples": samples} if samples else {})
     steps = [{"clip_score": {"model": "l14", "fraction": 0.05}}, {"soft_cap": cap}]

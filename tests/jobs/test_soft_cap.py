@@ -70,6 +70,7 @@ def test_every_sample_is_accounted_for(demo):
     assert max(collections.Counter(uid for _, uid in read).values()) > 2
 
 
+@pytest.mark.slow
 def test_one_worker_writes_the_same_bytes(demo, tmp_path):
     subprocess.run(command(tmp_path / "run", 1), capture_output=True, timeout=120, check=True)
     assert outputs(tmp_path / "run") == outputs(demo[0])
