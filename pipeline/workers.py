@@ -15,6 +15,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import sys
 import threading
@@ -249,7 +250,7 @@ def local_runner(workers: int):
     from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
     from apache_beam.transforms import environments
 
-    urn = "clip-curate:environment:forked:v1"
+    urn, epitaphs = "clip-curate:environment:forked:v1", queue.SimpleQueue[str]()
 
     @environments.Environment.register_urn(urn, None)
     class ForkedWorkers(environments.Environment):
@@ -286,11 +287,14 @@ def local_runner(workers: int):
 
         def _mourn(self, death: _Death) -> None:
             self.gone.set()
+            error = _epitaph(death)
+            if death.code:
+                epitaphs.put(error)
             if self.stopping:
                 return
             # Every instruction that the worker was given, or will be, gets an error for an answer: that, not an
             # exception in a thread, is what the runner's waiting loops look at.
-            connection, error = self.control_conn, _epitaph(death)
+            connection = self.control_conn
 
             def refuse(request):
                 return worker_handlers.ControlFuture("", beam_fn_api_pb2.InstructionResponse(error=error))
@@ -305,6 +309,13 @@ def local_runner(workers: int):
             before, pickler.desired_pickle_lib = pickler.desired_pickle_lib, _QuickPickles  # as in the workers
             try:
                 return super().run_pipeline(pipeline, options)  # waits for its end
+            except RuntimeError as error:
+                # That of a worker whose output was waited for: its end is seen here before it is told.
+                if "Channel closed prematurely" not in str(error):
+                    raise
+                with contextlib.suppress(queue.Empty):
+                    raise RuntimeError(epitaphs.get(timeout=_PATIENCE_S)) from error
+                raise
             finally:
                 pickler.desired_pickle_lib = before
 

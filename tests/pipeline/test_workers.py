@@ -19,7 +19,7 @@ from pipeline.transforms import ForEach
 
 def work(item, folder, deed):
     (pathlib.Path(folder) / f"{item}-{os.getpid()}").touch()
-    if deed == "die" and item == 3:
+    if deed in ("die", "owe") and item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     if deed == "crash" and item == 3:
         import ctypes
@@ -41,8 +41,12 @@ if __name__ == "__main__":
         nursery.join()
         time.sleep(0.5)
     from metadata.errors import CurateError
+    def build(pipeline):
+        done = pipeline | beam.Create(range(8)) | ForEach(work, folder, deed)
+        if deed == "owe":  # the runner waits for what workers send
+            done | beam.Map(lambda _: (0, 0)) | beam.GroupByKey()
     try:
-        engines.run_with("local", 2, [])(lambda p: p | beam.Create(range(8)) | ForEach(work, folder, deed))
+        engines.run_with("local", 2, [])(build)
     except CurateError as error:
         print(f"told: {error}")
 """
@@ -96,7 +100,9 @@ def test_items_are_spread_over_the_workers(start):
     assert len(pids(marks)) == 2
 
 
-@pytest.mark.parametrize(("deed", "words"), [("die", "was killed by SIGKILL"), ("crash", "was killed by SIGSEGV")])
+@pytest.mark.parametrize(("deed", "words"), [
+    ("die", "was killed by SIGKILL"), ("owe", "was killed by SIGKILL"), ("crash", "was killed by SIGSEGV"),
+])  # fmt: skip
 def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
     process, _ = start(deed)
     output, _ = process.communicate(timeout=60)
