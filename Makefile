@@ -46,7 +46,7 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 $(VENV)/installed-all: $(VENV)/installed-test
-	$(BIN)/pip install --quiet --editable '.[test,laion2b,clusters,train,bench,mini]'
+	$(BIN)/pip install --quiet --editable '.[test,test-s3,laion2b,clusters,train,bench,mini]'
 	touch $@
 
 clean:

@@ -46,6 +46,7 @@ setup(
         "flink": ["apache-flink-libraries>=1.19.3,<2.3"],
         "bench": ["pyahocorasick>=2"],  # the peer of matching, for benchmarks alone
         "test": ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "trustme>=1.1"],
+        "test-s3": ["moto[s3]>=5", "flask", "flask-cors", "s3fs>=2024.6"],  # a server that takes S3's requests
         "lint": ["ruff>=0.8", "mypy>=1.13", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["curate = jobs.cli:entry", "curate-worker = jobs.launch.worker:entry"]},

@@ -116,8 +116,11 @@ def atomic(path: str) -> Iterator[BinaryIO]:
         return
     with reaching(path):
         fs, name = filesystem(path)
-        fs.makedirs(posixpath.dirname(name), exist_ok=True)
-        file = fs.open(name, "wb", autocommit=False)
+        try:
+            file = fs.open(name, "wb", autocommit=False)
+        except FileNotFoundError:  # not in an object store: it has no folders, and would make a bucket of that name
+            fs.makedirs(posixpath.dirname(name), exist_ok=True)
+            file = fs.open(name, "wb", autocommit=False)
         file.write = reaching(path)(file.write)  # what else the block raises is not the store's
     try:
         yield file
