@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import difflib
 import importlib
 import io
@@ -15,8 +16,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import LazyLoader
+from typing import cast
 
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable
 
 #: Subcommands: what each does, for the help. The module jobs.NAME has add_arguments(parser) and run(args) -> exit code.
 COMMANDS = {
@@ -58,22 +60,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return job.run(argv)
     except CurateError as error:
-        print(f"curate: {error}", file=sys.stderr)
-        return 1
+        return _refused(str(error))
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only disturb what ends now
         # Beam's threads lose their connections now, and each would print or log what it thinks of that.
         threading.excepthook = lambda _: None
         logging.disable()
         print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of what is printed in the end, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a store that is gone
         from pipeline.failures import os_sentence
 
-        print(f"curate: {os_sentence(error)}", file=sys.stderr)
-        return 1
+        return _refused(os_sentence(error))
+    except MemoryError:
+        from pipeline.failures import out_of_memory
+
+        return _refused(out_of_memory("this process"))
+
+
+def _refused(sentence: str) -> int:
+    """Tells why the command ends, which may name what a pool's owner has named, and gives its exit code."""
+    lines = [printable(line, _LONGEST) for line in sentence.split("\n")]
+    print("curate: " + "\n".join(lines), file=sys.stderr)
+    return 1
 
 
 class Terminated(KeyboardInterrupt):
@@ -84,6 +96,9 @@ def _terminate(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who sends it to all processes may have others that hand it on
     raise Terminated
 
+
+#: Characters of a line of an error: none of ours has as many.
+_LONGEST = 10_000
 
 #: Beam and pyarrow import these wherever they are installed, half a second and 50 MB in every process, and nothing here
 #: uses them: pandas, and with bson all of MongoDB's client.
@@ -104,6 +119,19 @@ class _WithoutUnused(PathFinder):
         return spec
 
 
+class _Unheard(io.TextIOWrapper):
+    """Standard error, whose reader may go away: work goes on without it."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(BrokenPipeError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            super().flush()
+
+
 def entry() -> None:
     """The console script: `main`."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -119,9 +147,13 @@ def as_command(work: Callable[[], int]) -> None:
     process abort on its way out ("terminate called without an active exception"), after everything was written. So
     the last thing that Python does at its exit is to leave without asking them.
     """
-    for stream in sys.stdout, sys.stderr:
-        if isinstance(stream, io.TextIOWrapper):  # and not closed from the start
-            stream.reconfigure(errors="backslashreplace")  # not every terminal has every character
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed from the start
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+    out, err = cast(io.TextIOWrapper, sys.stdout), cast(io.TextIOWrapper, sys.stderr)
+    out.reconfigure(errors="backslashreplace")  # not every terminal has every character
+    encoding = err.encoding
+    sys.stderr = _Unheard(err.detach(), encoding, errors="backslashreplace", line_buffering=True)
     sys.meta_path = [_WithoutUnused if finder is PathFinder else finder for finder in sys.meta_path]
     code: int | str | None = 1
 

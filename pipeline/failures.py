@@ -7,6 +7,7 @@ a CurateError (and an OSError such as a full disk) is marked in the text it rais
 import functools
 import json
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -32,22 +33,38 @@ def told(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: Any, **kwargs: Any) -> R:
         try:
             return function(*args, **kwargs)
+        # From None: a text that is no UTF-8, such as a file's name may be, no runner would carry.
         except CurateError as error:
-            raise MarkedError(marked(str(error))) from error
+            raise MarkedError(marked(str(error))) from None
         except OSError as error:
-            raise MarkedError(marked(os_sentence(error))) from error
+            raise MarkedError(marked(os_sentence(error))) from None
+        except MemoryError:
+            raise MarkedError(marked(out_of_memory("a worker"))) from None
         except Exception as error:  # a defect, of which the traceback is told: with what was being done
             error.add_note(f"curate: at work on {printable(args[0], 1000)}" if args else "")
+            _check_carried("".join(traceback.format_exception(error)))
             raise
 
     return wrapper
 
 
+def _check_carried(told: str) -> None:
+    """Raises RuntimeError with a traceback's text where it is no UTF-8 as it stands."""
+    try:
+        told.encode()
+    except UnicodeEncodeError:
+        raise RuntimeError(told.encode(errors="backslashreplace").decode()) from None
+
+
 def sentence(error: BaseException) -> str | None:
-    """The user's sentence in what a runner raised, or None where it is a defect of ours."""
+    """The user's sentence in what a runner raised, or None where it is a defect of ours.
+
+    Also in what it was raised after: a runner may fail once more when it puts away what has failed.
+    """
     found = re.search(r"<curate-error (\".*?\") curate-error>", str(error), re.DOTALL)
     if found is None:
-        return None
+        before = error.__cause__ or error.__context__
+        return sentence(before) if before else None
     try:
         return json.loads(found[1])
     except json.JSONDecodeError:  # a runner escaped the text once more
@@ -72,3 +89,9 @@ def os_sentence(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return f"{where}{error.strerror or error}, but a file is needed. Look at the path."
     return f"{where}{error.strerror or error}. What is finished is kept: mend this and run the same command again."
+
+
+def out_of_memory(who: str) -> str:
+    """What to tell a user where memory ran out, and Python was told of it."""
+    return (f"{who}: memory ran out. What is finished is kept: run the same command again with fewer --workers, or "
+            f"where there is more.")  # fmt: skip

@@ -30,6 +30,9 @@ R = TypeVar("R")
 
 _THREADS = 16
 
+#: Stores without folders: to make one there makes a bucket, if there is none of that name.
+_OBJECT_STORES = {"s3", "gs", "abfs"}
+
 
 def join(base: str, *parts: str) -> str:
     """`base` with `parts` below it."""
@@ -116,11 +119,9 @@ def atomic(path: str) -> Iterator[BinaryIO]:
         return
     with reaching(path):
         fs, name = filesystem(path)
-        try:
-            file = fs.open(name, "wb", autocommit=False)
-        except FileNotFoundError:  # not in an object store: it has no folders, and would make a bucket of that name
+        if not _OBJECT_STORES & {*([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)}:
             fs.makedirs(posixpath.dirname(name), exist_ok=True)
-            file = fs.open(name, "wb", autocommit=False)
+        file = fs.open(name, "wb", autocommit=False)
         file.write = reaching(path)(file.write)  # what else the block raises is not the store's
     try:
         yield file

@@ -288,7 +288,7 @@ def local_runner(workers: int):
         def _mourn(self, death: _Death) -> None:
             self.gone.set()
             error = _epitaph(death)
-            if death.code:
+            if death.code or not self.stopping:
                 epitaphs.put(error)
             if self.stopping:
                 return
@@ -332,7 +332,9 @@ def _read_quietly(connection: Any) -> None:
 
 def _epitaph(death: _Death) -> str:
     who = f"a worker process (pid {death.pid})" if death.pid else "the process that workers are forked from"
-    how = f"was killed by {signal.Signals(-death.code).name}" if death.code < 0 else f"ended with code {death.code}"
+    names = {number.value: number.name for number in signal.Signals}  # not the real-time ones
+    killed = f"was killed by {names.get(-death.code, f'signal {-death.code}')}"
+    how = killed if death.code < 0 else f"ended with code {death.code}"
     hint = " This is what the kernel does when memory runs out: try fewer --workers." if death.code == -9 else ""
     return marked(
         f"local runner: {who} {how} in the middle of its work.{hint} "

@@ -85,6 +85,34 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_disturbs_nothing(tmp_path):
+    process = subprocess.Popen(command(tmp_path / "run", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)  # fmt: skip
+    assert process.stderr is not None
+    while not (tmp_path / "run/work").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    while "stopped" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert not errors
+
+
+@pytest.mark.parametrize("gone", ["reader", "streams"])
+def test_work_goes_on_where_nobody_reads_its_progress(toy_pool, tmp_path, gone):
+    args = [sys.executable, "-m", "jobs.cli", "--pool", toy_pool, "--select-only", "--out", tmp_path / "run"]
+    closed = {"preexec_fn": lambda: [os.close(stream) for stream in range(3)]} if gone == "streams" else {}
+    process = subprocess.Popen([*map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, **closed)  # fmt: skip
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+    assert (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("all_processes", [False, True])
 def test_a_study_that_is_asked_to_end_hands_that_on(whole, tmp_path, all_processes):
     """Who sends SIGTERM sends it to the one process that it knows, or to all."""

@@ -96,3 +96,10 @@ def test_a_folder_is_no_place_for_a_file_and_that_is_known_before_it_is_made(tmp
         pytest.fail("the block ran")
     assert error.value.filename == path
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["{}/a/b/c", "file://{}/a/b/c", "memory://{}/a/b/c"])
+def test_a_files_folders_are_made(tmp_path, place):
+    path = place.format(tmp_path)
+    storage.write(path, b"whole")
+    assert storage.read(path) == b"whole"

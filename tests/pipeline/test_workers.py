@@ -15,6 +15,7 @@ from pipeline import failures
 SCRIPT = """
 import os, pathlib, signal, sys, time
 from jobs import engines
+from metadata.errors import CurateError
 from pipeline.transforms import ForEach
 
 def work(item, folder, deed):
@@ -24,6 +25,16 @@ def work(item, folder, deed):
     if deed == "crash" and item == 3:
         import ctypes
         ctypes.string_at(0)
+    if deed == "real-time" and item == 3:
+        os.kill(os.getpid(), signal.SIGRTMIN + 2)
+    if deed == "end" and item == 3:
+        os._exit(0)
+    if deed == "memory" and item == 3:
+        raise MemoryError
+    if deed == "name" and item == 3:
+        raise CurateError("x/\\udcff: odd")
+    if deed == "text" and item == 3:
+        raise ValueError("x/\\udcff: odd")
     if deed == "orphan" and item == 3:
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
@@ -40,7 +51,6 @@ if __name__ == "__main__":
         nursery.kill()
         nursery.join()
         time.sleep(0.5)
-    from metadata.errors import CurateError
     def build(pipeline):
         done = pipeline | beam.Create(range(8)) | ForEach(work, folder, deed)
         if deed == "owe":  # the runner waits for what workers send
@@ -48,7 +58,7 @@ if __name__ == "__main__":
     try:
         engines.run_with("local", 2, [])(build)
     except CurateError as error:
-        print(f"told: {error}")
+        print(f"told: {error}".encode(errors="backslashreplace").decode())
 """
 
 
@@ -102,6 +112,7 @@ def test_items_are_spread_over_the_workers(start):
 
 @pytest.mark.parametrize(("deed", "words"), [
     ("die", "was killed by SIGKILL"), ("owe", "was killed by SIGKILL"), ("crash", "was killed by SIGSEGV"),
+    ("real-time", "was killed by signal 36"), ("end", "ended with code 0"),
 ])  # fmt: skip
 def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
     process, _ = start(deed)
@@ -109,6 +120,17 @@ def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
     assert "told: local runner: a worker process" in output
     assert words in output
     assert "run the same command again" in output
+
+
+@pytest.mark.parametrize(("deed", "words"), [
+    ("memory", "told: a worker: memory ran out."),
+    ("name", r"told: x/\udcff: odd"),
+    ("text", r"ValueError: x/\udcff: odd"),  # a defect, with its traceback
+])  # fmt: skip
+def test_what_a_runner_would_not_carry_is_told(start, deed, words):
+    process, _ = start(deed)
+    output, _ = process.communicate(timeout=60)
+    assert words in output
 
 
 def test_a_dead_nursery_is_told_and_takes_its_workers_along(start):
