@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, positive
+from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, parsed, positive
 from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
@@ -186,9 +186,7 @@ def add_runner_argument(group: argparse._ActionsContainer) -> None:
 def run(argv: Sequence[str]) -> int:
     """Parses `argv` and does the job; returns the exit code."""
     options = parser()
-    args, rest = options.parse_known_args(argv)
-    if rest:
-        engines.check_beam_options(rest, args.runner, options)
+    args = parsed(options, argv)
     if args.pool is None:
         options.error("no --pool was given, but the job needs one. Try: curate --pool demo")
     if args.runner == "local":
@@ -203,7 +201,7 @@ def run(argv: Sequence[str]) -> int:
         scale=args.scale,
         recipe=recipe,
         out=out,
-        run=engines.run_with(args.runner, args.workers, rest, out),
+        run=engines.run_with(args.runner, args.workers, args.beam_options, out),
         columns=args.columns,
         limit_files=args.limit_files,
         select_only=args.select_only,

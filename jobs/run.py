@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.cli import Parser, Terminated
+from jobs.cli import Parser, Terminated, parsed
 from metadata import plain_yaml
 from metadata.errors import CurateError, printable, unknown
 
@@ -68,7 +68,7 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
     ties, commands = _ties(given["out"].rstrip("/"), asked), []
     for stage, options in asked.items():
         words = [word for name, value in (ties[stage] | options).items() for word in _words(name, value)]
-        _parser(stage).parse_args(words)
+        parsed(_parser(stage), words)
         commands.append((stage, words if stage == "choose" else [stage, *words]))
     return commands
 
@@ -106,7 +106,7 @@ def _words(name: str, value: Any) -> list[str]:
     return [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
 
 
-def _parser(stage: str) -> argparse.ArgumentParser:
+def _parser(stage: str) -> Parser:
     if stage == "choose":
         from jobs.main import parser
 

@@ -303,6 +303,13 @@ def test_a_stage_goes_on_from_where_the_one_before_it_writes():
     assert plan["train"] == ["train", "--data=r", "--out=o/model", "--scale=small"]
 
 
+def test_a_stage_may_run_on_a_cluster():
+    on_flink = {"runner": "flink", "flink_master": "localhost:8081"}
+    given = {"out": "o", "score": {"pool": "demo", "model": "m", **on_flink}, "choose": on_flink}
+    for words in dict(run_job.plan(given, "s.yaml")).values():
+        assert words[-2:] == ["--runner=flink", "--flink_master=localhost:8081"]
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [
