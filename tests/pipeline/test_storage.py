@@ -1,5 +1,6 @@
 """A store that fails while it is read is told by the file's address, in one sentence, whatever reads."""
 
+import errno
 import functools
 import http.server
 import os
@@ -96,3 +97,36 @@ def test_a_folder_is_no_place_for_a_file_and_that_is_known_before_it_is_made(tmp
         pytest.fail("the block ran")
     assert error.value.filename == path
     assert list(tmp_path.iterdir()) == []
+
+
+def failing_to_open(path):
+    with storage.atomic(path) as file:
+        file.write(b"x")
+        pathlib.Path(".").read_bytes()
+
+
+def writing_too_much(path):
+    with storage.atomic(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, which has a descriptor only
+
+
+def without_a_place(path):
+    with storage.scratch(path):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize(
+    ("fails", "path", "named"),
+    [
+        (failing_to_open, "out/a.json", "."),
+        (writing_too_much, "out/a.json", "out/a.json"),
+        (writing_too_much, "/proc/a.json", "/proc/a.json"),  # where nobody can make a file
+        (without_a_place, "../" * 20 + "proc", "../" * 20 + "proc"),
+    ],
+)
+def test_what_fails_is_named_and_not_what_is_written_meanwhile(tmp_path, monkeypatch, fails, path, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=None) as error:
+        fails(path)
+    assert error.value.filename == named
+    assert not [*tmp_path.glob("**/a.json*")]
