@@ -141,7 +141,8 @@ def as_command(work: Callable[[], int]) -> None:
 
 def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
-    parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
+    summary = COMMANDS[name]
+    parser = Parser(prog=f"curate {name}", description=f"{summary[0].upper()}{summary[1:]}.")
     module.add_arguments(parser)
     return module.run(parsed(parser, argv))
 
