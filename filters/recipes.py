@@ -138,7 +138,7 @@ RECIPES = {
         Recipe(
             "dfn", (ClipScoreFraction("dfn", 0.15),),
             "Keeps the 15 percent that fit best in the eyes of a data filtering network, a CLIP of clean pairs: needs "
-            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)",
+            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)", "", (Published("medium", 0.307, 0.349),),
         ),
         Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),
