@@ -138,7 +138,7 @@ RECIPES = {
         Recipe(
             "dfn", (ClipScoreFraction("dfn", 0.15),),
             "Keeps the 15 percent that fit best in the eyes of a data filtering network, a CLIP of clean pairs: needs "
-            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)",
+            "`curate score --as dfn`.", "DFN (arXiv:2309.17425)", "", (Published("medium", 0.307, 0.349),),
         ),
         Recipe(
             "negcliploss", (NegClipLossFraction(0.3),),
@@ -205,6 +205,18 @@ def open_recipe(
         CurateError: no such recipe or file, the file is not a recipe, a name is given no path or is no step's, or a
             step lacks a file, model or package.
     """
+    recipe = named(name_or_path, files)
+    recipe = dataclasses.replace(recipe, steps=tuple(step.with_files({**lists, **files}) for step in recipe.steps))
+    describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
+    return recipe
+
+
+def named(name_or_path: str, files: Mapping[str, str]) -> Recipe:
+    """The recipe as it is written, with names in place of `files`, of which none is looked for yet.
+
+    Raises:
+        CurateError: no such recipe or file, the file is not a recipe, or a name is given no path or is no step's.
+    """
     if name_or_path.endswith((".yaml", ".yml")):
         from filters import recipe_file  # needs YAML and more, which a recipe by name does not
 
@@ -214,8 +226,6 @@ def open_recipe(
     else:
         raise unknown("recipe", name_or_path, [*RECIPES, "or the path of a .yaml file"])
     _check_files(recipe, files)
-    recipe = dataclasses.replace(recipe, steps=tuple(step.with_files({**lists, **files}) for step in recipe.steps))
-    describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
     return recipe
 
 

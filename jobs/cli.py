@@ -173,8 +173,14 @@ def as_command(work: Callable[[], int]) -> None:
 
 def _subcommand(name: str, argv: Sequence[str]) -> int:
     module = importlib.import_module(f"jobs.{name}")
-    parser = Parser(prog=f"curate {name}", description=COMMANDS[name].capitalize() + ".")
+    summary = COMMANDS[name]
+    parser = Parser(prog=f"curate {name}", description=f"{summary[0].upper()}{summary[1:]}.")
     module.add_arguments(parser)
+    return module.run(parsed(parser, argv))
+
+
+def parsed(parser: "Parser", argv: Sequence[str]) -> argparse.Namespace:
+    """The command's options; where it has a --runner, what is left over are Beam's own, as `beam_options`."""
     args, rest = parser.parse_known_args(argv)
     if rest and "runner" not in args:
         parser.refuse(rest)
@@ -184,7 +190,7 @@ def _subcommand(name: str, argv: Sequence[str]) -> int:
             from jobs import engines
 
             engines.check_beam_options(rest, args.runner, parser)
-    return module.run(args)
+    return args
 
 
 def add_columns_argument(parser: argparse._ActionsContainer) -> None:

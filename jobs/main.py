@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs import engines
-from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, positive
+from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, parsed, positive
 from metadata.errors import CurateError, printable
 
 _DESCRIPTION = """\
@@ -21,7 +21,7 @@ Other commands (curate COMMAND --help):
 
 
 def parser() -> Parser:
-    """The main job's options."""
+    """The main job's parser."""
     lines = "".join(f"  {name:9} {summary}\n" for name, summary in COMMANDS.items())
     result = Parser(
         prog="curate",
@@ -30,9 +30,15 @@ def parser() -> Parser:
         epilog="Options of Apache Beam's own are handed on to it, with a --runner other than local.",
     )
     result.add_argument("--version", action=Version)
-    add_pool_arguments(result.add_argument_group("the pool"))
+    add_arguments(result)
+    return result
 
-    choosing = result.add_argument_group("choosing")
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of which pool, what to choose, how images are fetched, where to."""
+    add_pool_arguments(parser.add_argument_group("the pool"))
+
+    choosing = parser.add_argument_group("choosing")
     add_recipe_arguments(choosing)
     choosing.add_argument("--select-only", action="store_true", help="stop when the subset is chosen; fetch no image")
     choosing.add_argument(
@@ -46,9 +52,9 @@ def parser() -> Parser:
         help="stop when a step keeps less than this fraction of the rows that reach it (default: %(default)s)",
     )
 
-    add_image_arguments(result.add_argument_group("images"))
+    add_image_arguments(parser.add_argument_group("images"))
 
-    running = result.add_argument_group("running")
+    running = parser.add_argument_group("running")
     running.add_argument(
         "--out",
         metavar="FOLDER",
@@ -58,7 +64,6 @@ def parser() -> Parser:
     running.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder")
     add_running_arguments(running)
     add_runner_argument(running)
-    return result
 
 
 def add_pool_arguments(group: argparse._ActionsContainer) -> None:
@@ -186,9 +191,7 @@ def add_runner_argument(group: argparse._ActionsContainer) -> None:
 def run(argv: Sequence[str]) -> int:
     """Parses `argv` and does the job; returns the exit code."""
     options = parser()
-    args, rest = options.parse_known_args(argv)
-    if rest:
-        engines.check_beam_options(rest, args.runner, options)
+    args = parsed(options, argv)
     if args.pool is None:
         options.error("no --pool was given, but the job needs one. Try: curate --pool demo")
     if args.runner == "local":
@@ -203,7 +206,7 @@ def run(argv: Sequence[str]) -> int:
         scale=args.scale,
         recipe=recipe,
         out=out,
-        run=engines.run_with(args.runner, args.workers, rest, out),
+        run=engines.run_with(args.runner, args.workers, args.beam_options, out),
         columns=args.columns,
         limit_files=args.limit_files,
         select_only=args.select_only,

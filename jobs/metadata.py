@@ -171,7 +171,14 @@ def _check_language(args: argparse.Namespace) -> None:
 
 
 def _check_paths(args: argparse.Namespace) -> None:
-    """Raises CurateError for a dump that is given twice, in whatever spelling: what is in it would count twice."""
+    """Raises CurateError for a dump that is given twice, in whatever spelling, and for an --out that is read from.
+
+    What is in such a dump would count twice.
+    """
+    from pipeline.folder import refuse_inside
+
+    for option, paths in (("--articles", args.articles), ("--views", args.views), ("--add", args.add)):
+        refuse_inside(args.out, option, paths)
     for option, paths in (("--articles", args.articles), ("--views", args.views)):
         seen: dict[str, str] = {}
         for path in paths:

@@ -5,10 +5,10 @@ import importlib
 import pathlib
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
-from jobs.cli import Parser, Terminated
+from jobs.cli import Parser, Terminated, parsed
 from metadata import plain_yaml
 from metadata.errors import CurateError, printable, unknown
 
@@ -52,8 +52,8 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
     """Each stage's command, after all were parsed: a word that is wrong in the last is said before the first begins.
 
     Raises:
-        CurateError: a stage is unknown or missing, or its options are no mapping.
-        SystemExit: 2, where a command doesn't take its options.
+        CurateError: a stage is unknown or missing, its options are no mapping or not its command's, or there is no such
+            recipe or task.
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("out"), str) or not given["out"].strip("/"):
         raise CurateError(f"{path}: has no `out`, but every stage writes below that folder. Add out: runs/mine.")
@@ -68,7 +68,10 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
     ties, commands = _ties(given["out"].rstrip("/"), asked), []
     for stage, options in asked.items():
         words = [word for name, value in (ties[stage] | options).items() for word in _words(name, value)]
-        _parser(stage).parse_args(words)
+        try:
+            _check(stage, words)
+        except CurateError as error:
+            raise CurateError(f"{path}: {stage}: {error}") from error
         commands.append((stage, words if stage == "choose" else [stage, *words]))
     return commands
 
@@ -100,17 +103,32 @@ def _options(given: Any, where: str) -> dict[str, Any]:
 
 
 def _words(name: str, value: Any) -> list[str]:
-    """An option on the command line: true is the bare option, false none, a list one for each."""
+    """An option on the command line: true is the bare option, false none, a list one for each, a mapping k=v,…."""
     if isinstance(value, bool):
         return [f"--{name}"] if value else []
+    if isinstance(value, Mapping):
+        pairs = [f"{key}={'' if of is None else of}" for key, of in value.items()]
+        value = pairs if name == "file" else ",".join(pairs)  # which is repeated: a path may have a comma in it
     return [f"--{name}={one}" for one in (value if isinstance(value, list) else [value])]
 
 
-def _parser(stage: str) -> argparse.ArgumentParser:
+def _check(stage: str, words: Sequence[str]) -> None:
+    """Raises CurateError for what the stage's command doesn't take, and for a recipe or task that isn't there."""
+    parser = _Stage(add_help=False)
+    importlib.import_module("jobs.main" if stage == "choose" else f"jobs.{stage}").add_arguments(parser)
+    args = parsed(parser, words)
     if stage == "choose":
-        from jobs.main import parser
+        from filters import recipes
 
-        return parser()
-    made = Parser(prog=f"curate {stage}")
-    importlib.import_module(f"jobs.{stage}").add_arguments(made)
-    return made
+        recipes.named(args.recipe or recipes.DEFAULT, dict(args.file))
+    if stage == "evaluate":
+        from pipeline import tasks
+
+        tasks.named(args.tasks)
+
+
+class _Stage(Parser):
+    """A stage's options, which come from a file: what is wrong with them is said without how to call the command."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CurateError(message)

@@ -56,11 +56,17 @@ def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
 
 @contextlib.contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Lets an OSError of the block, such as a full disk, name `path`; many come without a name, or a temporary one."""
+    """Lets an OSError of the block, such as a full disk, name `path` where it has no name, or a temporary one.
+
+    Those are `atomic`'s and `scratch`'s. What names another file is of that file, such as one that the block reads.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = (os.path.join(folder, f".{name}."), os.path.join(folder, name, tempfile.gettempprefix()))
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename == path:
+        own = error.filename is None or os.path.abspath(str(error.filename)).startswith(temporary)
+        if error.errno is None or not own:
             raise
         raise type(error)(error.errno, os.strerror(error.errno), path) from error
 

@@ -123,7 +123,7 @@ def named(text: str) -> list[Task]:
 def _listed(path: str) -> list[Task]:
     """The tasks of a file that count: YAML, key to {name, size, main_metric}, each with a default but the key."""
     try:
-        found = yaml.safe_load(storage.read(path))
+        found = yaml.safe_load(storage.read(path)) or {}  # of an empty file it is None
         tasks = [
             Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
             for key, about in found.items()
@@ -135,6 +135,9 @@ def _listed(path: str) -> list[Task]:
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:  # ValueError: a date 2020-99-99
         raise CurateError(f"--tasks {printable(path)}: is no list of tasks ({reason(error)}), but YAML is needed that "
                           f"has {{name, size, main_metric}} by key. Look at it.") from error  # fmt: skip
+    if not tasks:
+        raise CurateError(f"--tasks {printable(path)}: has no task that counts, but at least one is evaluated. Add it, "
+                          f"as in cifar10: {{size: 10000}}.")  # fmt: skip
     for task in tasks:
         if not isinstance(task.key, str) or not re.fullmatch(r"\w[\w.@-]*(/\w[\w.@-]*)?", task.key):
             raise CurateError(f"--tasks {printable(path)}: the key {printable(task.key)!r}, but a key is letters, "

@@ -109,7 +109,15 @@ def test_every_status_is_explained():
     )
 
 
-def test_every_recipe_is_named():
+def test_every_recipe_is_named_with_what_it_is_known_to_have_given():
     from filters.recipes import RECIPES
 
     assert all(f"`{name}`" in README for name in RECIPES)
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| .* \| (.*) \| (.*) \|$", README, re.MULTILINE)
+    table = {name: dict(zip(("small", "medium"), cells, strict=True)) for name, *cells in rows if name in RECIPES}
+    assert set(table) == set(RECIPES)
+    for name, cells in table.items():
+        published = {r.scale: f"{r.imagenet:.3f} / {r.mean:.3f}".replace("0.", ".") for r in RECIPES[name].expected}
+        assert {scale: cell for scale, cell in cells.items() if "/" in cell} == (
+            {scale: figures for scale, figures in published.items() if scale in cells}
+        )

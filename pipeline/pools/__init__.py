@@ -80,9 +80,9 @@ def _is_demo(name: str) -> bool:
 
 
 def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
-    if size and not (size.isdecimal() and int(size) > 0):
-        raise CurateError(f"--pool {name}: the number of pairs is {size!r}, but a whole number above 0 is needed. "
-                          f"Write for example demo:4000.")
+    if size and not (size.isdecimal() and len(size) < 9 and int(size) > 0):
+        raise CurateError(f"--pool {printable(name)}: the number of pairs is {printable(size)!r}, but a whole number "
+                          f"from 1 to 99,999,999 is needed. Write for example demo:4000.")  # fmt: skip
     from pipeline.pools import demo  # it imports OpenCV, which other pools can do without
 
     folder = demo.cached(int(size) if size else demo.DEMO_PAIRS)

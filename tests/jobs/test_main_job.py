@@ -220,6 +220,11 @@ def test_help_is_quick_and_names_everything():
     assert not {"apache_beam", "img2dataset", "torch", "pyarrow", "duckdb"} & set(loaded.split())
 
 
+def test_the_help_of_a_command_begins_with_what_it_does(told):
+    _, shown, _ = told("train", "--help")
+    assert "\n\nTrain a CLIP model on the shards of runs, as DataComp does.\n\n" in shown
+
+
 def test_a_terminal_without_every_character_or_none_at_all():
     command = [sys.executable, "-m", "jobs.cli"]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}

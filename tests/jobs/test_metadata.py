@@ -130,6 +130,16 @@ def test_what_can_be_mended_is_one_sentence(told, tmp_path, options, words):
     assert not list(tmp_path.glob("*e.parquet*"))
 
 
+@pytest.mark.parametrize("option", ["--articles", "--views", "--add"])
+def test_what_is_read_is_not_written_over(told, tmp_path, option):
+    (tmp_path / "mine.txt").write_text("en A 500 0\n")
+    (tmp_path / "link.txt").symlink_to("mine.txt")
+    given, _, errors = told("metadata", "build", option, "link.txt", "--out", "./mine.txt")
+    assert given == 1
+    assert f"{option} link.txt: lies in --out ./mine.txt, but what is read must not be written over." in errors
+    assert (tmp_path / "mine.txt").read_text() == "en A 500 0\n"
+
+
 def test_a_place_that_can_t_be_written_is_found_out_first(curate, tmp_path, sources):
     done = curate("metadata", "build", "--articles", sources["articles"], "--out", sources["views"] / "e.parquet")
     assert done.returncode == 1

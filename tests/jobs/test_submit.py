@@ -303,6 +303,21 @@ def test_a_stage_goes_on_from_where_the_one_before_it_writes():
     assert plan["train"] == ["train", "--data=r", "--out=o/model", "--scale=small"]
 
 
+def test_options_of_pairs_are_written_as_mappings():
+    files = {"targets": "a,b.npy", "centroids": "c.npy"}
+    given = {"out": "o", "choose": {"columns": {"uid": None, "text": "TEXT"}, "recipe": "image_based", "file": files}}
+    words = run_job.plan(given, "s.yaml")[0][1]
+    assert words == ["--out=o/run", "--columns=uid=,text=TEXT", "--recipe=image_based", "--file=targets=a,b.npy",
+                     "--file=centroids=c.npy"]  # fmt: skip
+
+
+def test_a_stage_may_run_on_a_cluster():
+    on_flink = {"runner": "flink", "flink_master": "localhost:8081"}
+    given = {"out": "o", "score": {"pool": "demo", "model": "m", **on_flink}, "choose": on_flink}
+    for words in dict(run_job.plan(given, "s.yaml")).values():
+        assert words[-2:] == ["--runner=flink", "--flink_master=localhost:8081"]
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [
@@ -313,6 +328,17 @@ def test_a_stage_goes_on_from_where_the_one_before_it_writes():
         ([], "has no `out`"),
         ({"out": "", "choose": {}}, "has no `out`"),
         ({"out": "o", "choose": {}, "submit": {**SUBMIT, "author": None}}, "s.yaml: submit: author has no value"),
+        ({"out": "o", "choose": {"pol": "x"}}, r"^s.yaml: choose: unknown option '--pol=x'. Did you mean --pool\?$"),
+        ({"out": "o", "choose": {"workers": 0}}, "^s.yaml: choose: argument --workers: '0' is given, but a whole"),
+        ({"out": "o", "choose": {"flink_master": "x:1"}}, "^s.yaml: choose: --flink_master=x:1 is an option of Beam's"),
+        ({"out": "o", "choose": {"help": True}}, "^s.yaml: choose: unknown option '--help'"),
+        ({"out": "o", "choose": {"version": True}}, "^s.yaml: choose: unknown option '--version'"),
+        ({"out": "o", "choose": {}, "train": {"h": True}}, "^s.yaml: train: "),
+        ({"out": "o", "choose": {}, "train": {}}, "^s.yaml: train: the following arguments are required: --scale$"),
+        ({"out": "o", "choose": {"recipe": "alin"}}, "^s.yaml: choose: unknown recipe 'alin'. Did you mean 'align'"),
+        ({"out": "o", "choose": {"recipe": "no.yaml"}}, r"^s.yaml: choose: no.yaml"),
+        ({"out": "o", "choose": {"recipe": "datacomp_1b"}}, "^s.yaml: choose: recipe datacomp_1b: needs a file of"),
+        ({"out": "o", "choose": {}, "evaluate": {"tasks": "imagnet1k"}}, "^s.yaml: evaluate: --tasks: unknown task"),
     ],
 )
 def test_a_file_that_is_no_study(given, error):
@@ -331,9 +357,10 @@ def test_a_wrong_word_in_the_last_stage_is_said_before_the_first_begins(tmp_path
     (tmp_path / "s.yaml").write_text(
         f"out: {tmp_path}/o\nchoose: {{pool: demo}}\ntrain: {{scale: laptop}}\nsubmit: {{metod: x}}\n"
     )
-    with pytest.raises(SystemExit):
-        main(["run", str(tmp_path / "s.yaml")])
-    assert "curate submit: error" in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "s.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"curate: {tmp_path}/s.yaml: submit: the following arguments are required: --method, ")
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "o").exists()
 
 

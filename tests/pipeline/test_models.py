@@ -55,6 +55,22 @@ def test_weights_of_another_activation_are_refused_before_they_are_fetched():
         open_model("ViT-L-14", "openai")
 
 
+@pytest.mark.parametrize(("model", "sentence"), [
+    ("runs/nope", "--model runs/nope: is no folder and no .json file, but a path with a model is needed. Give a folder "
+     "of `curate train`, a model's config, or a name of open_clip's."),
+    ("ViT-B-33", r"--model: unknown model 'ViT-B-33'. Did you mean 'ViT-B-32'\? Known: ViT-B-32, (\S+, ){4}and \d+ "
+     "more of open_clip's."),
+    ("?", r"--model: unknown model '\?'. Known: (\S+, ){5}and \d+ more of open_clip's."),
+])  # fmt: skip
+def test_a_model_that_is_not_there(model, sentence):
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    with pytest.raises(CurateError, match=f"^{sentence}$"):
+        open_model(model, None)
+
+
 def test_a_damaged_config_is_an_error(tmp_path, monkeypatch):
     open_clip = pytest.importorskip("open_clip")
     from metadata.errors import CurateError

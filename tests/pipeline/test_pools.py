@@ -53,11 +53,9 @@ def test_the_pools_on_the_hub(monkeypatch, name, scale, repo):
      "--pool: unknown pool 'commoncrawl:5'. Did you mean 'commoncrawl'? Known: commoncrawl, datacomp_1b, demo. "
      "A path has a slash in it, as in ./commoncrawl:5."),
     ("", None, "--pool: unknown pool ''. Known: commoncrawl, datacomp_1b, demo. A path has a slash in it, as in ./."),
-    ("demo:many", None,
-     "--pool demo:many: the number of pairs is 'many', but a whole number above 0 is needed. "
-     "Write for example demo:4000."),
-    ("demo:0", None,
-     "--pool demo:0: the number of pairs is '0', but a whole number above 0 is needed. Write for example demo:4000."),
+    *((f"demo:{size}", None,
+       f"--pool demo:{size}: the number of pairs is '{size}', but a whole number from 1 to 99,999,999 is needed. "
+       "Write for example demo:4000.") for size in ("many", "0", "100000000", "9" * 20)),
 ])  # fmt: skip
 def test_a_slip_of_the_pen(name, scale, sentence):
     assert refused(name, scale) == sentence

@@ -1,5 +1,6 @@
 """A store that fails while it is read is told by the file's address, in one sentence, whatever reads."""
 
+import errno
 import functools
 import http.server
 import os
@@ -103,3 +104,36 @@ def test_a_files_folders_are_made(tmp_path, place):
     path = place.format(tmp_path)
     storage.write(path, b"whole")
     assert storage.read(path) == b"whole"
+
+
+def failing_to_open(path):
+    with storage.atomic(path) as file:
+        file.write(b"x")
+        pathlib.Path(".").read_bytes()
+
+
+def writing_too_much(path):
+    with storage.atomic(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write does, which has a descriptor only
+
+
+def without_a_place(path):
+    with storage.scratch(path):
+        pytest.fail("the block ran")
+
+
+@pytest.mark.parametrize(
+    ("fails", "path", "named"),
+    [
+        (failing_to_open, "out/a.json", "."),
+        (writing_too_much, "out/a.json", "out/a.json"),
+        (writing_too_much, "/proc/a.json", "/proc/a.json"),  # where nobody can make a file
+        (without_a_place, "../" * 20 + "proc", "../" * 20 + "proc"),
+    ],
+)
+def test_what_fails_is_named_and_not_what_is_written_meanwhile(tmp_path, monkeypatch, fails, path, named):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=None) as error:
+        fails(path)
+    assert error.value.filename == named
+    assert not [*tmp_path.glob("**/a.json*")]

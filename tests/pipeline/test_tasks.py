@@ -64,12 +64,17 @@ def test_mistakes(tmp_path):
     (tmp_path / "deep.yml").write_text("[" * 2000)
     for name, about in ("size", "size: '12'"), ("none", "size: 0"), ("metric", "main_metric: [1]"), ("name", "name: 5"):
         (tmp_path / f"{name}.yml").write_text(f"x: {{{about}}}\n")
+    for name, text in ("empty", ""), ("braces", "{}"), ("uncounted", "fairness/utkface: {}"):
+        (tmp_path / f"{name}.yml").write_text(text)
     for given, told in [
         ("cifar1", "--tasks: unknown task 'cifar1'. Did you mean 'cifar10'?"),
         ("fairness/fairface", "--tasks fairness/fairface: is on DataComp's list, but only the 38 tasks"),
         (f"{tmp_path}/gone.yml", f"--tasks {tmp_path}/gone.yml: No such file or directory, but"),
         (f"{tmp_path}/text.yml", f"--tasks {tmp_path}/text.yml: is no list of tasks ("),
         (f"{tmp_path}/broken.yml", f"--tasks {tmp_path}/broken.yml: is no list of tasks ("),
+        (f"{tmp_path}/empty.yml", f"--tasks {tmp_path}/empty.yml: has no task that counts, but"),
+        (f"{tmp_path}/braces.yml", f"--tasks {tmp_path}/braces.yml: has no task that counts, but"),
+        (f"{tmp_path}/uncounted.yml", f"--tasks {tmp_path}/uncounted.yml: has no task that counts, but"),
         (f"{tmp_path}/path.yml", f"--tasks {tmp_path}/path.yml: the key '../../etc', but"),
         (f"{tmp_path}/date.yml", f"--tasks {tmp_path}/date.yml: is no list of tasks ("),
         (f"{tmp_path}/deep.yml", f"--tasks {tmp_path}/deep.yml: is no list of tasks ("),
