@@ -19,14 +19,16 @@ No stage reads the pool's truth column.
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from jobs.cli import Action, Parser, as_command, folder, positive
+from jobs.cli import Action, Parser, Terminated, as_command, folder, positive
 from metadata.errors import CurateError, unknown
 
 #: The scorer's fraction is DataComp's for a CLIP score, the tail's share MetaCLIP's.
@@ -47,6 +49,10 @@ _IMAGE_PX = 64
 _AT_ONCE = min(4, os.cpu_count() or 1)
 _LAST_LINES = 12
 
+#: All that were begun, and whether this process was asked to end.
+_commands: list[subprocess.Popen] = []
+_ending = threading.Event()
+
 
 class Study(NamedTuple):
     """What is compared: how large a pool, how long each training, how many of them."""
@@ -62,7 +68,7 @@ class Study(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does the step; returns the exit code."""
+    """Does the step; returns the exit code, as `jobs.cli.main` has it."""
     args = _parser().parse_args(argv)
     try:
         if args.step == "eval-sets":
@@ -80,9 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mini: {os_sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\nmini: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
-        return 130
+        for process in _commands:  # they have the signal, too
+            process.wait()
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+def _terminate(*_: object) -> None:
+    """Hands SIGTERM on to the commands; Ctrl-C they have from the terminal."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # who sends it to all processes may have others that hand it on
+    _ending.set()
+    for process in _commands:
+        process.terminate()
+    raise Terminated
+
+
+def entry() -> None:
+    """What `python -m jobs.mini` does."""
+    signal.signal(signal.SIGTERM, _terminate)
+    as_command(main)
 
 
 def _parser() -> Parser:
@@ -181,7 +204,11 @@ def _command(study: Study, what: str, words: Sequence[str], threads: int | None 
     env = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with open(log, "w", encoding="utf-8") as file:
         command = [sys.executable, "-m", "jobs.cli", *words]
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=env, check=False).returncode
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+        _commands.append(process)
+        if _ending.is_set():  # by a thread, which began it just then
+            process.terminate()
+        code = process.wait()
     if code:
         with open(log, encoding="utf-8", errors="replace") as file:
             end = "".join(f"    {line}" for line in file.readlines()[-_LAST_LINES:])
@@ -247,4 +274,4 @@ def _collect(study: Study) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    as_command(main)
+    entry()
