@@ -32,6 +32,10 @@ def test_mistakes(tmp_path):
     assert "unknown option '--per-concepts'. Did you mean --per-concept?" in done.stderr
 
 
+def test_a_recipe_that_is_named_twice_is_one():
+    assert mini._named("balanced,no_filter,balanced") == ("balanced", "no_filter")
+
+
 @pytest.mark.parametrize("options", [
     ("run", "--per-concept", 5), ("eval-sets", "--out", "sets", "--pairs", 5), ("eval-sets",),
 ])  # fmt: skip
