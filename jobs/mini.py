@@ -73,11 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.step == "eval-sets":
             return _write_sets(args)
-        names = tuple(args.recipes.split(",")) if args.recipes else tuple(RECIPES)
-        for name in names:
-            if name not in RECIPES:
-                raise unknown("recipe", name, RECIPES, where="--recipes")
-        return _run(Study(args.out, args.pairs, args.samples_seen, args.seeds, names))
+        return _run(Study(args.out, args.pairs, args.samples_seen, args.seeds, _named(args.recipes)))
     except CurateError as error:
         print(f"mini: {error}", file=sys.stderr)
         return 1
@@ -123,6 +119,15 @@ def _parser() -> Parser:
     sets.add_argument("--per-concept", metavar="N", type=positive, default=2,
                       help="pictures of each of the 400 concepts in a task (default: 2)")  # fmt: skip
     return parser
+
+
+def _named(text: str | None) -> tuple[str, ...]:
+    """The recipes of a list, each once: two trainings can't be in one folder."""
+    names = tuple(dict.fromkeys(text.split(","))) if text else tuple(RECIPES)
+    for name in names:
+        if name not in RECIPES:
+            raise unknown("recipe", name, RECIPES, where="--recipes")
+    return names
 
 
 def _write_sets(args: Any) -> int:

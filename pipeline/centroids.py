@@ -74,16 +74,17 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
 
     Raises:
         CurateError: faiss is not installed, the pool has no such features or fewer rows than centroids, a row's
-            features are not of unit length, or there is something else at `out`.
+            features are not of unit length, or there is something else at `out` or where its JSON goes.
     """
     _check(asked, out)
+    about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
+    folder.refuse_other_record(about, "centroids", ("embedding", "sha256"))
     _import_faiss()
     found = inspect(pool, ["uid", asked.embedding])
     if found.rows < asked.number:
         raise _too_few(asked, f"--pool {pool.name} has {found.rows:,} rows")
     identity = {"pool": pool.name, "columns": dict(pool.columns), "files_sha256": _hash_of_files(found),
                 **dataclasses.asdict(asked)}  # fmt: skip
-    about, work = f"{out.removesuffix('.npy')}.json", f"{out}.work"
     if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
         return _finished(out, about, identity)
     with folder.claim(work, {"command": "centroids", **identity}, overwrite):

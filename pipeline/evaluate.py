@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from metadata.errors import CurateError, printable, reason
-from pipeline import manifest, models, remote, storage, task_files, zero_shot
+from pipeline import folder, manifest, models, remote, storage, task_files, zero_shot
 from pipeline.progress import Line
 from pipeline.tasks import GROUPS, Task
 
@@ -39,14 +39,16 @@ def run(
         What the .json says, with "results": all lines by key.
 
     Raises:
-        CurateError: files are missing or damaged, the model can't be read, or `out` is of another model or other data.
+        CurateError: files are missing or damaged, the model can't be read, `out` is of another model or other data, or
+            its .json is something else.
     """
     record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
+    folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
     wanted = [task for task in tasks if not _has(results.get(task.key), task)]
     for task in wanted:
-        folder = _folder(task, data, only_text=True)
+        place = _folder(task, data, only_text=True)
         if data is not None:
-            task_files.look(folder)
+            task_files.look(place)
     encoder = models.open_model(model, pretrained)
     config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
     about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,

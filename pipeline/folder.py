@@ -103,6 +103,23 @@ def command_of(folder: str) -> str | None:
     return found.get("command") if isinstance(found, dict) else None
 
 
+def refuse_other_record(path: str, command: str, keys: Iterable[str]) -> None:
+    """Raises CurateError where the JSON file that a command is to write beside its --out is there and not its own.
+
+    Args:
+        keys: all of them are in what the command writes, and in nobody else's.
+    """
+    try:
+        found = storage.read_json(path)
+    except FileNotFoundError:
+        return
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not all(key in found for key in keys):
+        raise CurateError(f"{path}: is none that `curate {command}` wrote, but it is to write what its results are of "
+                          f"there. Give another --out, or move that away.")  # fmt: skip
+
+
 def _refuse_other(folder: str, command: str) -> None:
     there = command_of(folder)
     if there is None:

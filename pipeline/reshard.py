@@ -56,7 +56,7 @@ def reshard(
         subset: .npy of dtype u8,u8, sorted; a uid may be in it more than once.
         out: folder to write to.
         samples: in each shard.
-        workers: processes.
+        workers: processes, of which no more are begun than there are tars.
         overwrite: remove what another subset or other shards left in `out`.
         remove: removal lists, whose samples are left out: what each has (uid, sha256, url or domain), and its path.
 
@@ -90,7 +90,8 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
     """Does it all but the manifest, which it gives."""
     names = [tar["name"] for tar in inputs]
     threads = bool(job.lists) or not all(map(storage.is_local, (job.shards, job.out)))
-    with worker_processes(workers, threads) as each:
+    most = max(len(names), len(subsets.load(job.subset)) // job.samples + 1)  # tars to read, or to write
+    with worker_processes(min(workers, most), threads) as each:
         counts = follow("reading", each(functools.partial(index_tar, job), names), len(names))
         levels, removed = _levels(job, names)
         if not any(levels.values()):

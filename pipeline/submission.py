@@ -215,8 +215,11 @@ def _pool(manifest: Any) -> tuple[str, str | None, bool]:
     Of a pool that `curate score` added columns to, they are those of the one that it scored.
     """
     scored = storage.join(manifest["pool"].rstrip("/").removesuffix("/metadata"), "scores.json")
-    if storage.is_local(scored) and os.path.exists(scored):
-        record = storage.read_json(scored)
+    try:
+        record = storage.read_json(scored) if storage.is_local(scored) and os.path.exists(scored) else None
+    except (ValueError, RecursionError):
+        record = None
+    if isinstance(record, dict) and {"pool", "scale"} <= record.keys():  # or it is somebody's own
         return record["pool"], record["scale"], bool(manifest.get("limit_files") or record.get("limit_files"))
     return manifest["pool"], manifest["scale"], bool(manifest.get("limit_files"))
 

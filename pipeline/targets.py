@@ -42,6 +42,8 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
     if not storage.is_local(out) or not out.endswith(".npy"):
         raise CurateError(f"--out {out}: is no path that ends in .npy, but steps read targets from such a file on "
                           f"their own machine. Give one.")  # fmt: skip
+    about = f"{out.removesuffix('.npy')}.json"
+    folder.refuse_other_record(about, "targets", ("images", "left_out", "sha256"))
     total = sum(1 for _ in _entries(images))
     if not total:
         raise CurateError(f"--images {images}: no images there, but targets are made of them. Look at the path.")
@@ -58,7 +60,7 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
         _join(parts, total - len(left_out), out)
         record = {"model": model, "pretrained": pretrained, "device": encoder.device, "images": total - len(left_out),
                   "left_out": left_out, "sha256": storage.sha256(out)}  # fmt: skip
-        storage.write_json(f"{out.removesuffix('.npy')}.json", record)
+        storage.write_json(about, record)
         storage.remove(f"{out}.work")
     return record
 

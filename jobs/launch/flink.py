@@ -1,11 +1,14 @@
 """A Flink cluster on this machine, for trying it: `python -m jobs.launch.flink start --dir runs/flink`.
 
 One JobManager and some TaskManagers, each a Java process, from the jars that `pip install 'clip-curate[flink]'` brings.
-What it is lies in its folder: conf/, log/, and pids/ by which `stop` finds it. `start` again starts what has died.
+What it is lies in its folder: conf/, log/, and pids/ by which `stop` finds it. `start` again starts what has died. The
+folder is known for a cluster's by conf/port.
 """
 
+import argparse
 import contextlib
 import importlib.util
+import json
 import os
 import pathlib
 import shutil
@@ -16,9 +19,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from jobs.cli import Parser, port_number, positive
+from jobs.cli import Parser, folder, port_number, positive
 from jobs.launch import guard
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable
 from pipeline.failures import os_sentence
 
 _START_S, _STOP_S = 60.0, 10.0
@@ -36,8 +39,8 @@ _CONFIG = """\
 jobmanager: {{rpc: {{address: localhost, port: {rpc}}}, bind-host: localhost, memory: {{process: {{size: 1024m}}}}}}
 rest: {{address: localhost, bind-address: localhost, port: {rest}}}
 taskmanager: {{bind-host: localhost, host: localhost, numberOfTaskSlots: {slots}}}
-io: {{tmp: {{dirs: "{tmp}"}}}}
-blob: {{storage: {{directory: "{tmp}"}}}}
+io: {{tmp: {{dirs: {tmp}}}}}
+blob: {{storage: {{directory: {tmp}}}}}
 # A TaskManager that was killed is missed after seconds, and its work is not kept waiting for another one.
 heartbeat: {{interval: 1000, timeout: 5000}}
 slot: {{request: {{timeout: 15000}}}}
@@ -65,19 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parses `argv` and starts or stops; returns the exit code."""
     parser = Parser(prog="python -m jobs.launch.flink", description=__doc__.partition("\n")[0])
     parser.add_argument("deed", choices=("start", "stop"))
-    parser.add_argument("--dir", metavar="FOLDER", default="runs/flink", help="the cluster's (default: %(default)s)")
+    parser.add_argument(
+        "--dir", metavar="FOLDER", type=folder, default="runs/flink", help="the cluster's (default: %(default)s)"
+    )
     parser.add_argument("--taskmanagers", metavar="N", type=positive, default=2, help="default: %(default)s")
     parser.add_argument("--slots", metavar="N", type=positive, default=1, help="of each (default: %(default)s)")
     parser.add_argument(
         "--port", metavar="PORT", type=port_number, default=8081, help="its REST (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    folder = pathlib.Path(args.dir).absolute()
+    home = pathlib.Path(args.dir).absolute()
     try:
         if args.deed == "stop":
-            stop(folder)
+            stop(home)
         else:
-            port = start(folder, args.taskmanagers, args.slots, args.port)
+            port = start(home, args.taskmanagers, args.slots, args.port)
             print(f"--runner flink --flink_master localhost:{port}")
     except CurateError as error:
         print(f"curate: {error}", file=sys.stderr)
@@ -92,21 +97,25 @@ def start(folder: pathlib.Path, taskmanagers: int = 2, slots: int = 1, port: int
     """Starts what of the cluster isn't running, and waits until all of it is; gives the port of its REST interface.
 
     Raises:
-        CurateError: Flink or Java isn't installed, the port is taken, or a process ended while it started.
+        CurateError: the folder holds something else, Flink or Java isn't installed, the port is taken, or a process
+            ended while it started. Before the last, nothing is written.
     """
-    for name in ("conf", "log", "pids", "tmp"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    if (running := _pid(folder, "jobmanager")) is None:
+    if folder.exists() and any(folder.iterdir()) and not _is_cluster(folder):
+        raise CurateError(f"--dir {folder}: holds something but no cluster. Give a folder that is new or empty.")
+    if (running := _pid(folder, "jobmanager")) is not None:
+        port = _port(folder)
+    java = _java(folder)
+    if running is None:
         _write_config(folder, slots, port)
-    else:
-        port = int((folder / "conf/port").read_text())
+    for name in ("log", "pids", "tmp"):
+        (folder / name).mkdir(exist_ok=True)
     wanted = {"jobmanager": [_JOB_MANAGER, "--configDir", str(folder / "conf"), "--executionMode", "cluster"]}
     memory = [word for name, value in _MEMORY.items() for word in ("-D", f"taskmanager.{name}={value}")]
     for number in range(1, taskmanagers + 1):
         wanted[f"taskmanager-{number}"] = [_TASK_MANAGER, "--configDir", str(folder / "conf"), *memory]
     for name, command in wanted.items():
         if (running if name == "jobmanager" else _pid(folder, name)) is None:
-            _launch(folder, name, command)
+            _launch(folder, name, [*java, *command])
     _wait_for(folder, port, list(wanted))
     return port
 
@@ -117,7 +126,7 @@ def stop(folder: pathlib.Path) -> None:
     Raises:
         CurateError: there is no cluster in the folder.
     """
-    if not (folder / "pids").is_dir():
+    if not _is_cluster(folder) or not (folder / "pids").is_dir():
         raise CurateError(f"--dir {folder}: there is no cluster, but one was to be stopped. Name that of `start`.")
     names = [path.name for path in (folder / "pids").iterdir()]
     for deed in (signal.SIGTERM, signal.SIGKILL):
@@ -132,6 +141,19 @@ def stop(folder: pathlib.Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+def _is_cluster(folder: pathlib.Path) -> bool:
+    return (folder / "conf/port").is_file()
+
+
+def _port(folder: pathlib.Path) -> int:
+    text = (folder / "conf/port").read_text(errors="replace")
+    try:
+        return port_number(text)
+    except argparse.ArgumentTypeError as error:
+        raise CurateError(f"{folder}/conf/port: is {printable(text)!r}, but the running cluster's port is needed. "
+                          f"`stop` it, and start it again.") from error  # fmt: skip
+
+
 def _write_config(folder: pathlib.Path, slots: int, port: int) -> None:
     with socket.socket() as rest, socket.socket() as rpc:
         rest.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -140,28 +162,40 @@ def _write_config(folder: pathlib.Path, slots: int, port: int) -> None:
         except OSError as error:
             raise CurateError(f"--port {port}: {error.strerror}, but the cluster needs it. Give another.") from error
         rpc.bind(("localhost", 0))
-        text = _CONFIG.format(rpc=rpc.getsockname()[1], rest=port, slots=slots, tmp=folder / "tmp")
+        text = _CONFIG.format(rpc=rpc.getsockname()[1], rest=port, slots=slots,
+                              tmp=json.dumps(str(folder / "tmp"), ensure_ascii=False))  # fmt: skip
+    (folder / "conf").mkdir(parents=True, exist_ok=True)
+    (folder / "conf/port").write_text(str(port))  # first: without it the folder isn't known
     (folder / "conf/config.yaml").write_text(text)
-    (folder / "conf/port").write_text(str(port))
     (folder / "conf/log4j.properties").write_text(_LOGGING)
 
 
-def _launch(folder: pathlib.Path, name: str, command: list[str]) -> None:
+def _java(folder: pathlib.Path) -> list[str]:
+    """The command that a class of Flink's is put behind.
+
+    Raises:
+        CurateError: Flink or Java isn't installed.
+    """
     jars = ":".join(sorted(str(path) for path in (_flink() / "lib").glob("*.jar")))
     opened = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
-    java = ["java", "-Xmx384m", *opened, "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
+    if (java := shutil.which("java", path=_path())) is None:
+        raise CurateError("java: it was not found, but Flink runs on it. Install Java 17.")
+    return [java, "-Xmx384m", *opened, "--add-exports=java.rmi/sun.rmi.registry=ALL-UNNAMED",
             f"-Djava.io.tmpdir={folder / 'tmp'}", f"-Dlog4j.configurationFile=file:{folder / 'conf/log4j.properties'}",
             "-cp", jars]  # fmt: skip
-    # The workers that TaskManagers start are this environment's.
-    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+
+
+def _path() -> str:
+    """The workers that TaskManagers start are this environment's."""
+    return os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+
+
+def _launch(folder: pathlib.Path, name: str, command: list[str]) -> None:
     with open(folder / "log" / f"{name}.log", "ab") as log:
-        try:
-            process = subprocess.Popen(
-                [*java, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "PATH": path, "FLINK_CONF_DIR": str(folder / "conf")},
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise CurateError("java: it was not found, but Flink runs on it. Install Java 17.") from error
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**os.environ, "PATH": _path(), "FLINK_CONF_DIR": str(folder / "conf")},
+        )  # fmt: skip
     (folder / "pids" / name).write_text(str(process.pid))
 
 

@@ -11,6 +11,7 @@ import time
 import job_servers
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from kills import Cluster, kill_runs, outputs, with_root
 
 from jobs.launch import flink, guard
@@ -55,7 +56,62 @@ def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert flink.main(["start", "--dir", str(tmp_path / "file")]) == 1
     told = "Not a directory, but a folder must be there. Look at the path."
-    assert capsys.readouterr().err == f"curate: {tmp_path}/file/conf: {told}\n"
+    assert capsys.readouterr().err == f"curate: {tmp_path}/file: {told}\n"
+
+
+@pytest.mark.parametrize(("deed", "told"), [("start", "holds something but no cluster. Give a folder that is new or"),
+                                            ("stop", "there is no cluster, but one was to be stopped.")])  # fmt: skip
+def test_a_folder_of_something_else_stays_as_it_is(tmp_path, capsys, deed, told):
+    mine = [tmp_path / name for name in ("conf/config.yaml", "pids/mine", "tmp/mine")]
+    for file in mine:
+        file.parent.mkdir()
+        file.write_text("mine")
+    assert flink.main([deed, "--dir", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"curate: --dir {tmp_path}: {told}")
+    assert sorted(file for file in tmp_path.rglob("*") if file.is_file()) == mine
+    assert {file.read_text() for file in mine} == {"mine"}
+
+
+def test_the_current_folder_is_not_meant_by_none(capsys):
+    with pytest.raises(SystemExit) as ended:
+        flink.main(["stop", "--dir", ""])
+    assert ended.value.code == 2
+    assert "'' is given, but a folder's path or address is needed" in capsys.readouterr().err
+
+
+def test_without_flink_or_java_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert flink.main(["start", "--dir", str(tmp_path / "cluster")]) == 1
+    assert not (tmp_path / "cluster").exists()
+
+
+@pytest.mark.parametrize("text", ["", "mine", "99999"])
+def test_a_damaged_port_of_a_running_cluster_is_one_sentence(tmp_path, capsys, text):
+    for name in ("conf", "pids"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "conf/port").write_text(text)
+    process = subprocess.Popen([sys.executable, "-c", "input()", tmp_path / "conf"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "pids/jobmanager").write_text(str(process.pid))
+        while str(tmp_path) not in read(pathlib.Path(f"/proc/{process.pid}/cmdline")):
+            time.sleep(0.01)
+        assert flink.main(["start", "--dir", str(tmp_path)]) == 1
+    finally:
+        process.kill()
+        process.wait()
+    told = f"curate: {tmp_path}/conf/port: is {text!r}, but the running cluster's port is needed. `stop` it, and"
+    assert capsys.readouterr().err.startswith(told)
+
+
+def test_any_name_of_a_folder_is_yaml(tmp_path):
+    folder = tmp_path / 'my "own" ü: {}'
+    (folder / "conf").mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flink._write_config(folder, 1, port)
+    config = yaml.safe_load((folder / "conf/config.yaml").read_text())
+    assert config["io"]["tmp"]["dirs"] == config["blob"]["storage"]["directory"] == str(folder / "tmp")
 
 
 def named(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,9 +1,15 @@
 """The small study as a user runs it, tiny."""
 
+import contextlib
 import json
+import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
+import kills
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +32,10 @@ def test_mistakes(tmp_path):
     assert "unknown option '--per-concepts'. Did you mean --per-concept?" in done.stderr
 
 
+def test_a_recipe_that_is_named_twice_is_one():
+    assert mini._named("balanced,no_filter,balanced") == ("balanced", "no_filter")
+
+
 @pytest.mark.parametrize("options", [
     ("run", "--per-concept", 5), ("eval-sets", "--out", "sets", "--pairs", 5), ("eval-sets",),
 ])  # fmt: skip
@@ -41,6 +51,31 @@ def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, step):
     assert done.stderr.splitlines()[-1].startswith(f"mini: {tmp_path}/file/x")
     assert done.stderr.splitlines()[-1].endswith(": Not a directory, but a folder must be there. Look at the path.")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("all_processes", [False, True])
+def test_a_study_that_is_asked_to_end_hands_that_on_to_its_trainings(tmp_path, all_processes):
+    """Who sends SIGTERM sends it to the one process that it knows, or to all."""
+    (tmp_path / "data/no_filter").mkdir(parents=True)
+    os.mkfifo(tmp_path / "data/no_filter/sizes.json")  # that a training waits for
+    begin = "from jobs import mini; mini._run = mini._train_all; mini._AT_ONCE = 2; mini.entry()"
+    command = [sys.executable, "-c", begin, "run", "--out", tmp_path, "--seeds", "3", "--recipes", "no_filter"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and len(kills.descendants(process.pid)) < 2:
+        time.sleep(0.01)
+    time.sleep(1)  # until they handle it themselves
+    trainings = kills.descendants(process.pid)
+    (os.killpg if all_processes else os.kill)(process.pid, signal.SIGTERM)
+    try:
+        _, errors = process.communicate(timeout=20)
+        assert not [pid for pid in trainings if pathlib.Path(f"/proc/{pid}").exists()]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert len(trainings) == 2
+    assert process.returncode == 143
+    assert errors == "\nmini: stopped. What is finished is kept: run the same command again to go on.\n"
+    assert len(list((tmp_path / "log").iterdir())) == 2
 
 
 def test_no_recipe_reads_what_the_pool_knows_of_itself(tmp_path):

@@ -175,6 +175,15 @@ def test_a_part_of_a_pool_stays_one_when_it_is_scored(study, capsys):
     )
 
 
+@pytest.mark.parametrize("text", ['{"mine": 1}', "[1]", "mine"])
+def test_scores_that_are_somebodys_own_say_nothing_of_the_pool(study, capsys, text):
+    (study / "pool/scores.json").write_text(text)
+    pool = str(study / "pool")
+    test_a_subset_of_another_pool_is_refused_in_the_filtering_track(
+        study, capsys, {"pool": pool, "scale": None}, f"is of the pool {pool} and not of CommonPool's small"
+    )
+
+
 def another_subset(study):
     np.save(study / "run/subset.npy", np.array([(1, 2)], "u8,u8"))
 

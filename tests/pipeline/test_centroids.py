@@ -83,6 +83,15 @@ def test_mistakes_are_told_before_anything_is_read(tmp_path):
     assert "--seed -1: lies outside of 0 to 2**64 - 1" in refused(pool, asked(seed=-1), out)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_json_of_something_else_stays_as_it_is(tmp_path, overwrite):
+    (tmp_path / "run.json").write_text('{"command": "curate"}')
+    pool = write(tmp_path / "pool", np.arange(ROWS), [ROWS])
+    told = f"{tmp_path}/run.json: is none that `curate centroids` wrote, but"
+    assert refused(pool, asked(), str(tmp_path / "run.npy"), overwrite=overwrite).startswith(told)
+    assert (tmp_path / "run.json").read_text() == '{"command": "curate"}'
+
+
 def test_without_faiss_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     assert refused(Pool("pool", "x/y"), asked(), str(tmp_path / "c.npy")) == (

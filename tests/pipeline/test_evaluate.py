@@ -119,13 +119,22 @@ def test_the_same_weights_in_other_layers_are_another_model(model, data, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("record", ["", "[]", '{"tasks": 3}', "[" * 100_000])
-def test_a_damaged_record_is_an_error(model, data, tmp_path, record):
+def test_a_damaged_record_is_an_error(model, data, tmp_path):
     out = tmp_path / "results.jsonl"
     evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)
-    (tmp_path / "results.json").write_text(record)
+    (tmp_path / "results.json").write_text('{"weights": "x", "tasks": 3}')
     with pytest.raises(CurateError, match=r"results\.json: can't be read"):
         evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("record", ["", "[]", '{"tasks": 3}', "[" * 100_000, '{"embed_dim": 512}'])
+def test_a_json_of_something_else_stays_as_it_is(data, tmp_path, record, overwrite):
+    (tmp_path / "model.json").write_text(record)
+    told = r"model\.json: is none that `curate evaluate` wrote, but"
+    with pytest.raises(CurateError, match=told):
+        evaluate.run(OWN, str(data), "no such model", None, str(tmp_path / "model.jsonl"), 5, overwrite)
+    assert (tmp_path / "model.json").read_text() == record
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, '{"key": "a", "metrics": {"main_metric": 1%s}}' % ("0" * 400), "3"])

@@ -70,6 +70,10 @@ def test_mistakes(images, tmp_path):
         targets.make("none", "x", "x", str(tmp_path / "t.npy"), 2)
     with pytest.raises(CurateError, match=r"^--out t\.npz: is no path that ends in \.npy"):
         targets.make(str(images), "x", "x", "t.npz", 2)
+    (tmp_path / "model.json").write_text('{"embed_dim": 512}')
+    with pytest.raises(CurateError, match=r"/model\.json: is none that `curate targets` wrote, but"):
+        targets.make(str(images), "x", "x", str(tmp_path / "model.npy"), 2)
+    assert (tmp_path / "model.json").read_text() == '{"embed_dim": 512}'
 
 
 @pytest.fixture
