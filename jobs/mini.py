@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mini: {os_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only disturb what ends now
         print("\nmini: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
         for process in _commands:  # they have the signal, too
             process.wait()

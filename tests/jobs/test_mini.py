@@ -53,9 +53,11 @@ def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, step):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("all_processes", [False, True])
-def test_a_study_that_is_asked_to_end_hands_that_on_to_its_trainings(tmp_path, all_processes):
-    """Who sends SIGTERM sends it to the one process that it knows, or to all."""
+@pytest.mark.parametrize(("number", "code", "send"), [
+    (signal.SIGTERM, 143, os.kill), (signal.SIGTERM, 143, os.killpg), (signal.SIGINT, 130, os.killpg),
+])  # fmt: skip
+def test_a_study_ends_with_its_trainings(tmp_path, number, code, send):
+    """Who sends SIGTERM sends it to the one process that it knows, or to all; a terminal Ctrl-C to all, and again."""
     (tmp_path / "data/no_filter").mkdir(parents=True)
     os.mkfifo(tmp_path / "data/no_filter/sizes.json")  # that a training waits for
     begin = "from jobs import mini; mini._run = mini._train_all; mini._AT_ONCE = 2; mini.entry()"
@@ -65,16 +67,19 @@ def test_a_study_that_is_asked_to_end_hands_that_on_to_its_trainings(tmp_path, a
         time.sleep(0.01)
     time.sleep(1)  # until they handle it themselves
     trainings = kills.descendants(process.pid)
-    (os.killpg if all_processes else os.kill)(process.pid, signal.SIGTERM)
+    send(process.pid, number)
     try:
+        assert [process.stderr.readline() for _ in range(2)] == [
+            "\n", "mini: stopped. What is finished is kept: run the same command again to go on.\n"
+        ]  # fmt: skip
+        send(process.pid, number)
         _, errors = process.communicate(timeout=20)
         assert not [pid for pid in trainings if pathlib.Path(f"/proc/{pid}").exists()]
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert len(trainings) == 2
-    assert process.returncode == 143
-    assert errors == "\nmini: stopped. What is finished is kept: run the same command again to go on.\n"
+    assert (process.returncode, errors) == (code, "")
     assert len(list((tmp_path / "log").iterdir())) == 2
 
 
