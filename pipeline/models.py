@@ -1,6 +1,7 @@
 """open_clip's models with trained weights: what scores, targets and evaluations encode images and captions with."""
 
 import dataclasses
+import difflib
 import io
 import os
 from collections.abc import Sequence
@@ -208,13 +209,23 @@ def on_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def unknown_name(model: str, names: Sequence[str]) -> CurateError:
+    """The error for a name that is none of open_clip's, of which there are more than anyone reads."""
+    near = difflib.get_close_matches(model, names, n=5, cutoff=0)
+    return unknown("model", model, [*near, f"and {len(names) - len(near)} more of open_clip's"], where="--model")
+
+
 def _known_name(model: str) -> str:
     """The model's name among open_clip's configs, to which a config file is added."""
     import open_clip
 
     if not model.endswith(".json"):
+        if "/" in model:
+            raise CurateError(f"--model {printable(model)}: is no folder and no .json file, but a path with a model is "
+                              f"needed. Give a folder of `curate train`, a model's config, or a name of open_clip's."
+                              )  # fmt: skip
         if model not in open_clip.list_models():  # local-dir:… and hf-hub:… ignore --pretrained
-            raise unknown("model", model, open_clip.list_models(), where="--model")
+            raise unknown_name(model, open_clip.list_models())
         return model
     if not os.path.isfile(model):
         raise CurateError(f"--model {printable(model)}: is no file, but a model's config is needed. Give its path, a "

@@ -117,7 +117,7 @@ def model_config(given: str) -> tuple[str, dict[str, Any], str | None]:
     own = os.path.abspath(given) if given.endswith(".json") else None
     name = os.path.basename(given).removesuffix(".json")
     if own is None and f"{given}.json" not in os.listdir(configs):
-        raise unknown("model", given, [file.removesuffix(".json") for file in storage.names(configs)], where="--model")
+        raise models.unknown_name(given, [file.removesuffix(".json") for file in storage.names(configs)])
     path = own or os.path.join(configs, f"{given}.json")
     try:
         config = storage.read_json(path)
