@@ -21,6 +21,8 @@ from metadata.schema import MODEL_NAME, MODELS
 #: Products are taken of so many images with so many captions at a time: 8 MB of float32.
 _IMAGES = 2048
 _TEXTS = 1024
+#: Of a product so many rows are summed at a time, which a cache holds from their exponentials to the second sum.
+_CACHED = 128
 
 #: Sums of exponentials below this are taken again in float64: float32 would have lost some of them.
 _LEAST_SUM = 1e-30
@@ -212,13 +214,15 @@ def _sums(images: np.ndarray, texts: np.ndarray, dtype: type) -> tuple[np.ndarra
     """Sums of exp(image . text), of each image over all texts and of each text over all images: float64, (rows,)."""
     of_images, of_texts = np.zeros(len(images)), np.zeros(len(texts))
     space = np.empty(_IMAGES * _TEXTS, np.float32)
+    ones: np.ndarray = np.ones(_TEXTS, dtype)
     for i in range(0, len(images), _IMAGES):
         for j in range(0, len(texts), _TEXTS):
             some, others = images[i : i + _IMAGES], texts[j : j + _TEXTS]
             product = np.matmul(some, others.T, out=space[: len(some) * len(others)].reshape(len(some), len(others)))
-            terms: np.ndarray = product.astype(dtype, copy=False)
-            with np.errstate(over="ignore"):  # _log_sums sees it
-                np.exp(terms, out=terms)
-                of_images[i : i + _IMAGES] += np.vecdot(terms, np.ones(terms.shape[1], dtype))
-                of_texts[j : j + _TEXTS] += terms.sum(axis=0)
+            for first in range(0, len(some), _CACHED):
+                terms: np.ndarray = product[first : first + _CACHED].astype(dtype, copy=False)
+                with np.errstate(over="ignore"):  # _log_sums sees it
+                    np.exp(terms, out=terms)
+                    of_images[i + first : i + first + len(terms)] += np.vecdot(terms, ones[: len(others)])
+                    of_texts[j : j + _TEXTS] += terms.sum(axis=0)
     return of_images, of_texts
