@@ -53,6 +53,7 @@ def test_a_folder_that_can_t_be_made_is_one_sentence(tmp_path, step):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow  # it needs open_clip
 @pytest.mark.parametrize(("number", "code", "send"), [
     (signal.SIGTERM, 143, os.kill), (signal.SIGTERM, 143, os.killpg), (signal.SIGINT, 130, os.killpg),
 ])  # fmt: skip
