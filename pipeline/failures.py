@@ -48,12 +48,12 @@ def told(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def _check_carried(told: str) -> None:
+def _check_carried(text: str) -> None:
     """Raises RuntimeError with a traceback's text where it is no UTF-8 as it stands."""
     try:
-        told.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise RuntimeError(told.encode(errors="backslashreplace").decode()) from None
+        raise RuntimeError(text.encode(errors="backslashreplace").decode()) from None
 
 
 def sentence(error: BaseException) -> str | None:
