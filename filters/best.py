@@ -1,15 +1,46 @@
-"""The Fit that keeps the best: a fraction of the rows, those whose scores are highest."""
+"""The Filter that keeps scores from a threshold on, and the Fit of the threshold that leaves the best fraction."""
 
 import abc
+import copy
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from filters import quantile
 from filters.base import Filter, Fit
 from metadata.errors import CurateError
+
+
+class AtLeast(Filter):
+    """Keeps rows whose score is at least `threshold`, compared in float32; a row without a score is dropped.
+
+    A score that is null or NaN is none. A subclass says what a row's score is.
+    """
+
+    threshold: float
+    #: Rows that reached it and have no score: known where a Best, which sees them all, has found the threshold.
+    without_score: int | None = None
+
+    @abc.abstractmethod
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        """Each row's score, float32."""
+
+    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
+        threshold = pa.scalar(np.float32(self.threshold), pa.float32())
+        return pc.greater_equal(self.scores(batch), threshold).fill_null(False)
+
+    def describe(self) -> dict[str, Any]:
+        counted = {} if self.without_score is None else {"rows_without_score": self.without_score}
+        return super().describe() | counted
+
+    def knowing(self, without_score: int) -> Self:
+        """Itself, knowing how many of the rows that reached it have no score."""
+        made = copy.copy(self)
+        object.__setattr__(made, "without_score", without_score)
+        return made
 
 
 class Best(Fit):
@@ -34,7 +65,7 @@ class Best(Fit):
         """Each row's score, float32. A row's is the same in whichever batch it comes."""
 
     @abc.abstractmethod
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> AtLeast:
         """The filter that keeps rows of at least this score."""
 
     def place(self, rows: int) -> int:
@@ -42,17 +73,20 @@ class Best(Fit):
         return max(int(rows * self.fraction) - 1, 0)
 
     def empty(self) -> np.ndarray:
-        """Counts by the high half of the score's key, then the number of rows: int64, shape (HALVES + 1,)."""
-        return np.zeros(quantile.HALVES + 1, np.int64)
+        """Counts by the high half of the score's key, then rows without one, then those that the steps before dropped.
+
+        int64, shape (HALVES + 2,).
+        """
+        return np.zeros(quantile.HALVES + 2, np.int64)
 
     def add(self, state: np.ndarray, batch: pa.RecordBatch) -> np.ndarray:
-        state[:-1] += quantile.count(quantile.keys(self.scores(batch)) >> 16)
-        state[-1] += batch.num_rows
+        keys = quantile.keys(self.scores(batch))
+        state[:-2] += quantile.count(keys >> 16)
+        state[-2] += batch.num_rows - len(keys)
         return state
 
     def skip(self, state: np.ndarray, rows: int) -> np.ndarray:
-        if self.of == "pool":
-            state[-1] += rows
+        state[-1] += rows
         return state
 
     def merge(self, state: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -60,14 +94,15 @@ class Best(Fit):
         return state
 
     def finish(self, state: np.ndarray) -> Fit:
-        counts, rows = state[:-1], int(state[-1])
+        counts, without_score = state[:-2], int(state[-2])
         scored = int(counts.sum())
+        rows = scored + without_score + (int(state[-1]) if self.of == "pool" else 0)
         if not scored:
             which = "of the pool" if self.of == "pool" else "that reached it"
             raise CurateError(f"{self.name}: none of the {rows} rows {which} has a {self.columns[0]}, but a fraction "
                               f"needs at least one. Look at the pool and at the steps before.")
         high, n = quantile.locate(counts, min(self.place(rows), scored - 1))
-        return _LowHalf(self, high, n)
+        return _LowHalf(self, high, n, without_score)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +112,7 @@ class _LowHalf(Fit):
     best: Best
     high: int
     n: int
+    without_score: int
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.best.columns)
@@ -100,4 +136,4 @@ class _LowHalf(Fit):
 
     def finish(self, state: np.ndarray) -> Filter:
         low, _ = quantile.locate(state, self.n)
-        return self.best.at(quantile.score(self.high << 16 | low))
+        return self.best.at(quantile.score(self.high << 16 | low)).knowing(self.without_score)

@@ -3,12 +3,9 @@
 import dataclasses
 import math
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from filters.base import Filter
-from filters.best import Best
+from filters.best import AtLeast, Best
 from metadata.errors import CurateError, unknown
 from metadata.schema import MODEL_NAME, MODELS, score_column
 
@@ -20,7 +17,7 @@ def _columns(model: str) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipScore(Filter):
+class ClipScore(AtLeast):
     """Keeps pairs whose CLIP score is at least `threshold`.
 
     Compared in float32, as the scores are: a threshold of 0.28 is the float32 nearest to 0.28. A score that is null or
@@ -41,9 +38,8 @@ class ClipScore(Filter):
         if math.isnan(self.threshold):
             raise CurateError("clip_score: threshold is NaN, but it is a cosine. Give a number, such as 0.28.")
 
-    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        threshold = pa.scalar(np.float32(self.threshold), pa.float32())
-        return pc.greater_equal(batch.column(self.columns[0]), threshold).fill_null(False)
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        return batch.column(self.columns[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +69,7 @@ class ClipScoreFraction(Best):
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
         return batch.column(self.columns[0])
 
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> ClipScore:
         return ClipScore(self.model, threshold)
 
     def place(self, rows: int) -> int:

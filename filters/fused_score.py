@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from filters import exact_sums, joined
-from filters.base import Filter, Fit
-from filters.best import Best
+from filters.base import Fit
+from filters.best import AtLeast, Best
 from filters.joined import JoinedScore
 from metadata.errors import CurateError, printable, unknown
 
@@ -173,7 +172,7 @@ class FusedScoreFraction(Fused):
 
 
 @dataclasses.dataclass(frozen=True)
-class FusedScore(Filter):
+class FusedScore(AtLeast):
     """Keeps rows whose fused score, computed in float64 and compared in float32, is at least `threshold`.
 
     A row that lacks a score is dropped. See Fused.
@@ -201,10 +200,6 @@ class FusedScore(Filter):
             total += weight * ((values - self.offsets[name]) / self.divisors[name])
         return pa.array(total.astype(np.float32), mask=np.isnan(total))
 
-    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        threshold = pa.scalar(np.float32(self.threshold), pa.float32())
-        return pc.greater_equal(self.scores(batch), threshold).fill_null(False)
-
 
 @dataclasses.dataclass(frozen=True)
 class _BestFused(Best):
@@ -221,5 +216,5 @@ class _BestFused(Best):
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
         return self.fused.scores(batch)
 
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> FusedScore:
         return dataclasses.replace(self.fused, threshold=threshold)

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from filters.base import Filter, Scorer
-from filters.best import Best
+from filters.base import Scorer
+from filters.best import AtLeast, Best
 from filters.features import inner, matrix, unit, unit_blocks
 from metadata import balancing
 from metadata import uids as uid
@@ -96,7 +95,7 @@ def _check(batch: int, tau: float, draws: int, seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class NegClipLossScores(Scorer):
-    """Adds `negcliploss`, float32, see `scores`: batches are of the rows of a piece that reach the step.
+    """Adds `negcliploss`, float32, see `scores`: batches are of the rows of a piece that reach the first step with it.
 
     A piece is a pool file, or a part of one with more than a million rows.
     """
@@ -127,7 +126,7 @@ class NegClipLossScores(Scorer):
 
 
 @dataclasses.dataclass(frozen=True)
-class NegClipLoss(Filter):
+class NegClipLoss(AtLeast):
     """Keeps pairs whose negCLIPLoss score is at least `threshold`; one without features is dropped."""
 
     threshold: float
@@ -139,11 +138,11 @@ class NegClipLoss(Filter):
         object.__setattr__(self, "scorers", (self.scorer,))
 
     def describe(self) -> dict[str, Any]:
-        return {"threshold": self.threshold, **dataclasses.asdict(self.scorer)}
+        own = super().describe()
+        return own.pop("scorer") | own
 
-    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        threshold = pa.scalar(np.float32(self.threshold), pa.float32())
-        return pc.greater_equal(batch.column(NegClipLossScores.column), threshold)
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        return batch.column(NegClipLossScores.column)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ class NegClipLossFraction(Best):
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
         return batch.column(NegClipLossScores.column)
 
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> NegClipLoss:
         return NegClipLoss(threshold, self.scorers[0])  # type: ignore[arg-type]
 
 

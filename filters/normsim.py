@@ -1,18 +1,16 @@
 """NormSim: how alike an image is to target images, to all of them together or to the nearest one."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from filters import features, vectors
-from filters.base import Filter, Step
-from filters.best import Best
+from filters.base import Scorer, Step
+from filters.best import AtLeast, Best
 from filters.nearest import Nearest
 from metadata.errors import CurateError, printable, unknown
 from metadata.schema import FEATURES, is_feature
@@ -21,7 +19,81 @@ NORMS = ("l2", "linf")
 
 
 @dataclasses.dataclass(frozen=True)
-class NormSim(Filter):
+class NormSimScores(Scorer):
+    """Adds `normsim_l2` or `normsim_linf`, float32: NormSim, see there; NaN where there are no features.
+
+    It is computed in float64, so a row's is the same in whichever batch it comes: to what products of float32 are
+    rounded depends on a row's neighbours, and of equal rows one might be kept without the other.
+    """
+
+    targets: str
+    norm: str
+    embedding: str
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise unknown("norm", self.norm, NORMS, where="normsim")
+        if not is_feature(self.embedding):
+            raise unknown("embedding", self.embedding, FEATURES, where="normsim")
+        object.__setattr__(self, "columns", (self.embedding,))
+
+    @property
+    def column(self) -> str:  # type: ignore[override]
+        return f"normsim_{self.norm}"
+
+    def build(self) -> pa.Buffer:
+        """Of l2 the sum of gg' over all targets g: float64, shape (dims, dims). Of linf nothing."""
+        if self.norm == "linf":
+            return super().build()
+        found = self._read()
+        form = np.zeros((found.dims, found.dims))
+        for block in found.blocks():
+            wide = features.unit(block, f"normsim: targets {self.targets}")[0].astype(np.float64)
+            form += wide.T @ wide
+        return pa.py_buffer(form.tobytes())
+
+    def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
+        measure = _nearest(Nearest(self._read())) if self.norm == "linf" else _root(np.frombuffer(built))
+
+        def score(batch: pa.RecordBatch) -> pa.Array:
+            values = features.matrix(batch.column(self.embedding))
+            scores = np.empty(len(values), np.float32)
+            for part, rows, there in features.unit_blocks(values, self.embedding):
+                scores[part] = np.where(there, measure(rows), np.nan)
+            return pa.array(scores, from_pandas=False)
+
+        return score
+
+    def _read(self) -> vectors.Vectors:
+        return vectors.Vectors(self.targets, self.embedding, "normsim: targets")
+
+
+class _ByNormSim(Step):
+    """What the filter and the fit have in common."""
+
+    targets: str
+    norm: str
+    embedding: str
+    paths: ClassVar[tuple[str, ...]] = ("targets",)
+    name = "normsim"  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        scorer = NormSimScores(self.targets, self.norm, self.embedding)
+        object.__setattr__(self, "scorers", (scorer,))
+        object.__setattr__(self, "columns", (scorer.column,))
+
+    def describe(self) -> dict[str, Any]:
+        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
+        own = super().describe()
+        sha256 = vectors.sha256(own.pop("targets"), self.embedding, "normsim: targets")
+        return {"targets_sha256": sha256, **own}
+
+    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
+        return batch.column(self.columns[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class NormSim(_ByNormSim, AtLeast):
     """Keeps pairs whose image has a NormSim of at least `threshold`; one without features is dropped.
 
     NormSim is the norm of an image's inner products with all target images: l2, the root of the sum of their squares,
@@ -43,25 +115,15 @@ class NormSim(Filter):
     threshold: float
     norm: str = "l2"
     embedding: str = "l14_img"
-    paths: ClassVar[tuple[str, ...]] = ("targets",)
-    name = "normsim"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", _columns(self.norm, self.embedding))
+        super().__post_init__()
         if math.isnan(self.threshold):
             raise CurateError("normsim: threshold is NaN, but it is compared with. Give a number.")
 
-    def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
-        return _described(self, self.targets)
-
-    def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
-        scores = normsim(batch.column(self.embedding), self.targets, self.norm, self.embedding)
-        return pc.greater_equal(scores, pa.scalar(np.float32(self.threshold), pa.float32()))
-
 
 @dataclasses.dataclass(frozen=True)
-class NormSimFraction(Best):
+class NormSimFraction(_ByNormSim, Best):
     """Finishes as the NormSim that keeps the int(rows * fraction) rows that score highest, and ties with the last.
 
     Args:
@@ -78,71 +140,30 @@ class NormSimFraction(Best):
     of: str = "step"
     norm: str = "l2"
     embedding: str = "l14_img"
-    paths: ClassVar[tuple[str, ...]] = ("targets",)
-    name = "normsim"  # type: ignore[assignment]  # what it finishes as
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "columns", _columns(self.norm, self.embedding))
         super().__post_init__()
+        Best.__post_init__(self)
         if self.of not in ("step", "pool"):
             raise CurateError(f"normsim: of is {printable(self.of)!r}, but it is step or pool. Leave it out for step.")
 
-    def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
-        return _described(self, self.targets)
-
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return normsim(batch.column(self.embedding), self.targets, self.norm, self.embedding)
-
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> NormSim:
         return NormSim(self.targets, threshold, self.norm, self.embedding)
 
 
-def _columns(norm: str, embedding: str) -> tuple[str, ...]:
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS, where="normsim")
-    if not is_feature(embedding):
-        raise unknown("embedding", embedding, FEATURES, where="normsim")
-    return (embedding,)
-
-
-def _described(step: Step, targets: str) -> dict[str, Any]:
-    own = dataclasses.asdict(step)  # type: ignore[call-overload]
-    del own["targets"]
-    return {"targets_sha256": vectors.sha256(targets, own["embedding"], "normsim: targets"), **own}
-
-
-def normsim(column: pa.FixedSizeListArray, targets: str, norm: str, embedding: str) -> pa.FloatArray:
-    """Each row's NormSim, float32; NaN where there are no features. A row's is the same in whichever batch it comes."""
-    values = features.matrix(column)
-    scores = np.empty(len(values), np.float32)
-    for part, rows, there in features.unit_blocks(values, embedding):
-        scores[part] = np.where(there, _measure(targets, norm, embedding)(rows), np.nan)
-    return pa.array(scores, from_pandas=False)
-
-
-@functools.lru_cache(maxsize=4)
-def _measure(targets: str, norm: str, embedding: str) -> Callable[[np.ndarray], np.ndarray]:
-    """float32 (rows, dims) to float64 (rows,).
-
-    To what products of float32 are rounded depends on a row's neighbours. In float64 that is far below what float32 can
-    tell, so the score it is rounded to is the same in the passes of a fit and in the filter.
-    """
-    found = vectors.Vectors(targets, embedding, "normsim: targets")
-    form = np.zeros((found.dims, found.dims))
-    for block in found.blocks():
-        wide = features.unit(block, f"normsim: targets {targets}")[0].astype(np.float64)
-        if norm == "l2":
-            form += wide.T @ wide
-    if norm == "l2":
-        return lambda rows: _roots(rows, form)
-    nearest = Nearest(found)
+def _nearest(nearest: Nearest) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives the product of each row with the target nearest to it: float64, shape (rows,)."""
     return lambda rows: features.inner(rows, nearest.vectors[nearest(rows)])
 
 
-def _roots(rows: np.ndarray, form: np.ndarray) -> np.ndarray:
-    """The root of x' form x of each row x: with the sum of gg' over all targets g, that is the l2 norm."""
-    vectors.check_dims(rows, len(form))
-    wide = rows.astype(np.float64)
-    squares = np.einsum("ij,ij->i", wide @ form, wide)
-    return np.sqrt(np.maximum(squares, 0))  # rounding may take nothing below nothing
+def _root(built: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives the root of x' form x of each row x, which is the l2 norm: float64, shape (rows,)."""
+    form = built.reshape(math.isqrt(len(built)), -1)
+
+    def measure(rows: np.ndarray) -> np.ndarray:
+        vectors.check_dims(rows, len(form))
+        wide = rows.astype(np.float64)
+        squares = np.einsum("ij,ij->i", wide @ form, wide)
+        return np.sqrt(np.maximum(squares, 0))  # rounding may take nothing below nothing
+
+    return measure

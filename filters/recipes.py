@@ -24,7 +24,7 @@ from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import AspectRatio, ImageSize
 from filters.soft_cap import COPIES, SoftCap
 from filters.text_based import ImagenetWord
-from metadata.errors import CurateError, unknown
+from metadata.errors import CurateError, printable, unknown
 
 
 class Published(NamedTuple):
@@ -202,11 +202,12 @@ def open_recipe(
         files: paths by the names that steps give in place of one.
 
     Raises:
-        CurateError: no such recipe or file, the file is not a recipe, a name is given no path or is no step's, or a
-            step lacks a file, model or package.
+        CurateError: no such recipe or file, the file is not a recipe, a name is given no path or is no step's, a step
+            lacks a file, model or package, or two steps would add different columns of one name.
     """
     recipe = named(name_or_path, files)
     recipe = dataclasses.replace(recipe, steps=tuple(step.with_files({**lists, **files}) for step in recipe.steps))
+    _check_scorers(recipe)
     describe(recipe)  # loads what the steps are described by, so that what is missing is known before the run
     return recipe
 
@@ -245,6 +246,18 @@ def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
         raise CurateError(f"recipe {recipe.name}: needs a file of {' and one of '.join(missing)}, but none was given. "
                           f"Give {flags}, each an .npy or .pt with vectors of the model that made the pool's features; "
                           f"not_listed's are removal lists, scores are parquet files with uids.")
+
+
+def _check_scorers(recipe: Recipe) -> None:
+    """Raises CurateError where two scorers share a column: what one has worked out would be read for the other's."""
+    first: dict[str, tuple[int, Scorer]] = {}
+    for number, step in enumerate(recipe.steps, 1):
+        for scorer in step.scorers:
+            before, other = first.setdefault(scorer.column, (number, scorer))
+            if other != scorer:
+                raise CurateError(f"recipe {recipe.name}: step {number} ({step.name}) adds the column "
+                                  f"{printable(scorer.column)}, but step {before} adds one of that name by other "
+                                  f"parameters. Give both the same, or choose by each in its own run.")  # fmt: skip
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:

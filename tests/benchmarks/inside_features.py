@@ -60,13 +60,13 @@ def negcliploss(rows: int) -> Pair:
 
 
 def normsim(rows: int, file: str) -> Pair:
-    from filters.normsim import NormSim
+    from filters.normsim import NormSimScores
 
     targets = str(pathlib.Path(file).with_suffix(".targets.npy"))
     np.save(targets, units(1000, 3))
-    step = NormSim(targets, 1.0)
-    alone = reader(rows, file)
-    return lambda: [step.keep(batch) for batch in alone()], lambda: [None for _ in alone()]
+    scorer = NormSimScores(targets, "l2", "l14_img")
+    score, alone = scorer.load(scorer.build()), reader(rows, file)
+    return lambda: [score(batch) for batch in alone()], lambda: [None for _ in alone()]
 
 
 def semdedup(rows: int, clusters: int) -> Pair:

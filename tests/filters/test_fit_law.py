@@ -46,7 +46,7 @@ class BestOf(Best):
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
         return batch.column(0)
 
-    def at(self, threshold: float) -> Filter:
+    def at(self, threshold: float) -> ClipScore:
         return ClipScore("l14", threshold)
 
 
@@ -55,7 +55,8 @@ def highest_scores(fit: ClipScoreFraction, rows: pa.RecordBatch, dropped: int) -
     scores = sorted((s for s in rows.column(0).to_pylist() if s is not None and s == s), reverse=True)
     if not scores:
         return None
-    return ClipScore(fit.model, scores[min(int(rows.num_rows * fit.fraction), len(scores) - 1)])
+    threshold = scores[min(int(rows.num_rows * fit.fraction), len(scores) - 1)]
+    return ClipScore(fit.model, threshold).knowing(rows.num_rows - len(scores))
 
 
 def best_scores(fit: Best, rows: pa.RecordBatch, dropped: int) -> Filter | None:
@@ -65,7 +66,7 @@ def best_scores(fit: Best, rows: pa.RecordBatch, dropped: int) -> Filter | None:
         return None
     total = rows.num_rows + (dropped if fit.of == "pool" else 0)
     best = scores[: max(int(total * fit.fraction), 1)]
-    return fit.at(best[-1])
+    return fit.at(best[-1]).knowing(rows.num_rows - len(scores))
 
 
 def score_rows(name: str) -> st.SearchStrategy[pa.RecordBatch]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from filters.base import Filter, Fit
-from filters.normsim import NormSim, NormSimFraction, normsim
+from filters.normsim import NormSim, NormSimFraction, NormSimScores
 from metadata.errors import CurateError
 
 RNG = np.random.default_rng(0)
@@ -23,8 +23,14 @@ def column_of(values: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), 768)
 
 
-def batch_of(values: np.ndarray) -> pa.RecordBatch:
-    return pa.record_batch({"l14_img": column_of(values)})
+def normsim(column: pa.FixedSizeListArray, targets: str, norm: str = "l2") -> pa.FloatArray:
+    scorer = NormSimScores(targets, norm, "l14_img")
+    return scorer.load(scorer.build())(pa.record_batch({"l14_img": column}))
+
+
+def batch_of(values: np.ndarray, targets: str, norm: str = "l2") -> pa.RecordBatch:
+    """What reaches the step: the rows with the scorer's column."""
+    return pa.record_batch({f"normsim_{norm}": normsim(column_of(values), targets, norm)})
 
 
 @pytest.fixture(scope="module")
@@ -54,35 +60,36 @@ def fitted(fit: Fit, batches: list[pa.RecordBatch], dropped: int = 0) -> Filter:
 def test_scores_are_the_norms(targets: str, norm: str) -> None:
     rows = units(200)
     rows[3], rows[5, 9] = 0, np.nan
-    scores = normsim(column_of(rows), targets, norm, "l14_img")
+    scores = normsim(column_of(rows), targets, norm)
     assert scores.type == pa.float32()
     expected = restated(rows, targets, norm)
     assert np.allclose(scores.to_numpy(), expected, rtol=1e-7, atol=0, equal_nan=True)
-    keep = NormSim(targets, float(np.nanmedian(expected)), norm).keep(batch_of(rows))
+    keep = NormSim(targets, float(np.nanmedian(expected)), norm).keep(batch_of(rows, targets, norm))
     assert keep.null_count == 0
     assert keep.to_pylist() == (expected >= np.nanmedian(expected)).tolist()
-    assert len(normsim(column_of(rows[:0]), targets, norm, "l14_img")) == 0
+    assert len(normsim(column_of(rows[:0]), targets, norm)) == 0
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_score_is_the_same_in_any_batch(targets: str, norm: str) -> None:
     column = column_of(units(3000))
-    whole = normsim(column, targets, norm, "l14_img")
+    whole = normsim(column, targets, norm)
     for start, length in [(0, 1), (1, 13), (100, 1500), (2999, 1)]:
-        assert normsim(column.slice(start, length), targets, norm, "l14_img").equals(whole.slice(start, length))
+        assert normsim(column.slice(start, length), targets, norm).equals(whole.slice(start, length))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_fraction_of_the_step_and_of_the_pool(targets: str, norm: str) -> None:
     rows = units(200)
     rows[:20] = 0
-    batches = [batch_of(part) for part in np.array_split(rows, 3)]
-    descending = -np.sort(-normsim(column_of(rows), targets, norm, "l14_img").to_numpy()[20:])
+    batches = [batch_of(part, targets, norm) for part in np.array_split(rows, 3)]
+    descending = -np.sort(-normsim(column_of(rows), targets, norm).to_numpy()[20:])
 
     def kept(fraction: float, of: str, dropped: int) -> int:
         found = fitted(NormSimFraction(targets, fraction, of, norm), batches, dropped)
         assert isinstance(found, NormSim)
         assert found.threshold in descending
+        assert found.describe()["rows_without_score"] == 20
         return sum(sum(found.keep(batch).to_pylist()) for batch in batches)
 
     assert kept(0.2, "step", 0) == kept(0.2, "step", 600) == kept(0.2, "pool", 0) == 40  # rows without features count
@@ -94,7 +101,7 @@ def test_the_fraction_of_the_step_and_of_the_pool(targets: str, norm: str) -> No
 def test_what_has_nothing_in_common_with_the_targets_scores_nothing(tmp_path: pathlib.Path) -> None:
     axes = np.eye(768, dtype=np.float16)
     np.save(tmp_path / "axes.npy", axes[:700])
-    scores = normsim(column_of(axes[650:]), str(tmp_path / "axes.npy"), "l2", "l14_img").to_numpy()
+    scores = normsim(column_of(axes[650:]), str(tmp_path / "axes.npy")).to_numpy()
     assert scores.tolist() == [1.0] * 50 + [0.0] * 68
     one = RNG.standard_normal(768)
     rows = RNG.standard_normal((3000, 768))
@@ -103,15 +110,16 @@ def test_what_has_nothing_in_common_with_the_targets_scores_nothing(tmp_path: pa
     column = pa.FixedSizeListArray.from_arrays(
         pa.array((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32).reshape(-1)), 768
     )
-    scores = normsim(column, str(tmp_path / "one.npy"), "l2", "l14_img").to_numpy()
+    scores = normsim(column, str(tmp_path / "one.npy")).to_numpy()
     assert (scores >= 0).all()
     assert (scores < 1e-6).all()
 
 
 def test_ties_stay(targets: str) -> None:
     rows = np.repeat(units(5), 20, axis=0)
-    found = fitted(NormSimFraction(targets, 0.3), [batch_of(rows)])
-    assert sum(found.keep(batch_of(rows)).to_pylist()) == 40
+    batch = batch_of(rows, targets)
+    found = fitted(NormSimFraction(targets, 0.3), [batch])
+    assert sum(found.keep(batch).to_pylist()) == 40
 
 
 def test_parameters_that_do_not_fit(targets: str, tmp_path: pathlib.Path) -> None:
@@ -129,7 +137,7 @@ def test_parameters_that_do_not_fit(targets: str, tmp_path: pathlib.Path) -> Non
     long = tmp_path / "long.npy"
     np.save(long, units(3) * np.float16(3))
     with pytest.raises(CurateError, match=rf"^normsim: targets {long}: features that are not of unit length \(3 to"):
-        NormSim(str(long), 0.2).keep(batch_of(units(1)))
+        normsim(column_of(units(1)), str(long))
 
 
 def test_what_is_recorded_names_the_targets_by_their_hash(targets: str) -> None:

@@ -1,5 +1,6 @@
 """Recipes in YAML: every form that is documented, and a clear sentence for every mistake."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -101,6 +102,19 @@ steps:
         text = f"{{name: a, steps: [{{normsim: {{targets: {tmp_path}/{name}, threshold: 3}}}}]}}"
         with pytest.raises(CurateError, match=rf"normsim: targets .*{name}: {told}"):
             open_recipe(written(text))
+
+
+def test_steps_that_would_add_different_columns_of_one_name(written, tmp_path: pathlib.Path) -> None:
+    """What the first has worked out would be read for the second's."""
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.eye(3, 768, dtype=np.float16) * np.float16(1 if name == "a" else -1))
+    a, b = ({"targets": str(tmp_path / f"{name}.npy"), "threshold": 0.5} for name in "ab")
+    l14, b32 = ({"fraction": 0.5, "embedding": model} for model in ("l14", "b32"))
+    for name, column, one, other in (("normsim", "normsim_l2", a, b), ("negcliploss", "negcliploss", l14, b32)):
+        steps = [{name: one}, "caption_tokens", {name: one}]
+        assert len(open_recipe(written(json.dumps({"name": "twice", "steps": steps}))).steps) == 3
+        with pytest.raises(CurateError, match=rf"^recipe twice: step 4 \({name}\) adds the column {column}, but"):
+            open_recipe(written(json.dumps({"name": "twice", "steps": [*steps, {name: other}]})))
 
 
 def test_no_steps_keep_every_row_when_that_is_said(written) -> None:

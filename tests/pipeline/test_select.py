@@ -72,7 +72,7 @@ def test_steps_on_features_equal_the_restatement(toy_rows, write_pool, tmp_path)
     recipe = Recipe("by_features", steps)
     pieces, choice = plan(recipe, pool, tmp_path / "loop", kept_columns=("text",))
     choose_in_a_loop(recipe, pieces, choice)
-    choose_on_beam(recipe, pieces, dataclasses.replace(choice, folder=str(tmp_path / "beam")), workers=2)
+    choose_on_beam(recipe, *plan(recipe, pool, tmp_path / "beam", kept_columns=("text",)), workers=2)
     assert files(tmp_path / "loop") == files(tmp_path / "beam")
 
     wide = {uid: values.astype(np.float64) for uid, values in features.items()}
@@ -80,8 +80,10 @@ def test_steps_on_features_equal_the_restatement(toy_rows, write_pool, tmp_path)
     left = [r["uid"] for r in toy_rows if r["text"] and len(r["text"].split()) >= 3 and len(r["text"]) >= 6]
     left = [uid for uid in left if (centroids.astype(float) @ wide[uid]).argmax() in wanted]
     left.sort(key=lambda uid: -((targets.astype(float) @ wide[uid]) ** 2).sum())
-    kept = {u for p in pieces for u in pq.read_table(tmp_path / f"loop/kept/{p.name}.parquet")["uid"].to_pylist()}
-    assert kept == set(left[: len(toy_rows) // 20])
+    kept = pa.concat_tables(pq.read_table(tmp_path / f"loop/kept/{p.name}.parquet") for p in pieces)
+    assert set(kept["uid"].to_pylist()) == set(left[: len(toy_rows) // 20])
+    norms = [np.linalg.norm(targets.astype(float) @ wide[uid]) for uid in kept["uid"].to_pylist()]
+    assert np.allclose(kept["normsim_l2"].to_numpy(), norms, rtol=1e-6, atol=0)
     assert len(left) > 60
 
 
