@@ -18,8 +18,9 @@ from pipeline import finished, folder, groups, manifest, pieces, planning, progr
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool, open_pool
 
-#: Uids of about this many rows, or samples, are sorted in one go by one worker: 32 MB, a few times over.
-_PARTITION_ROWS = 1 << 21
+#: Of about this many rows, or samples, one worker sorts the uids in one go, or judges the groups: 8 and 20 MB, a few
+#: times over. That is less than it takes to choose rows of a file.
+_PARTITION_ROWS = 1 << 19
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pipeline import storage
 
 _START = np.dtype("<i8")
 
-#: Bytes of items that are put in another order at a time.
+#: Bytes of items that are read at a time to be put in another order.
 _BLOCK = 1 << 25
 
 
@@ -89,9 +89,11 @@ class Shuffle:
             for first, end in _blocks(sizes.sum(axis=1) * self.dtype.itemsize):
                 found = [_items(each, at[first], at[end], self.parts + self.further, self.dtype)
                          for each, at in zip(own, starts, strict=True)]  # fmt: skip
-                for items in _by_part(found, sizes[first:end]) if end - first > 1 else found:
-                    file.write(items.view(np.uint8).data)
-                del found  # before the next ones are read
+                cuts = (starts[:, first : end + 1] - starts[:, first : first + 1]).tolist()
+                for part in range(end - first):
+                    items = [each[at[part] : at[part + 1]] for each, at in zip(found, cuts, strict=True)]
+                    file.write(np.concatenate(items).view(np.uint8).data)
+                del found, items  # before the next ones are read
 
     def read(self, first: int, end: int) -> list[list[np.ndarray]]:
         """The parts from `first` to before `end`, each as what every file has of it, in the order of the files."""
@@ -128,25 +130,11 @@ class Shuffle:
         return storage.join(self.folder, f"{number:06d}.bin")
 
 
-def _by_part(found: list[np.ndarray], sizes: np.ndarray) -> list[np.ndarray]:
-    """The items of files, each file's by part, as one array: by part, and of a part by file. Empties `found`.
-
-    Args:
-        sizes: shape (parts, files).
-    """
-    part = np.tile(np.arange(len(sizes), dtype=np.uint16), len(found))
-    order = np.argsort(np.repeat(part, sizes.T.ravel()), kind="stable")  # a radix sort
-    together = np.concatenate(found)
-    found.clear()  # memory holds the items twice at most
-    return [together[order]]
-
-
 def _blocks(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Parts from and to before, of no more bytes than a block has, but of one part at least; 16 bits number them."""
+    """Parts from and to before, of no more bytes than a block has, but of one part at least."""
     ends, first = np.cumsum(sizes), 0
     while first < len(sizes):
         before = ends[first - 1] if first else 0
         end = max(first + 1, int(np.searchsorted(ends, before + _BLOCK, side="right")))
-        end = min(end, first + (1 << 16))
         yield first, end
         first = end

@@ -37,8 +37,9 @@ from pipeline.scores import Scores
 #: Kinds of uids that each partition has: kept, dropped, further copies of kept.
 _KINDS = 3
 
-#: So that partitions times kinds are numbered by 16 bits.
-MAX_PARTITION_BITS = 14
+#: Readers of ranges times files grow as the square of a pool, so there are no more ranges than memory asks for. And
+#: partitions times kinds are numbered by 16 bits.
+MAX_PARTITION_BITS = 13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Choice:
         kept_columns: the pool's columns that kept/ has beside the uid.
         scorers: what works out columns; kept/ has those that are to be kept.
         files_at_once: of those that pieces leave for ranges, and ranges for pieces: how many a reader opens.
-        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 16,384.
+        partitions: into how many ranges of uids the subset is cut to be sorted; a power of two from 2 to 8,192.
         keep_dropped: dropped uids are written too.
     """
 

@@ -46,7 +46,7 @@ def test_the_table_and_the_files(curate, runs, tmp_path):
     assert ["C", "a", "subset", "file", "unknown", str(kept[2]), str(kept[2]), "0"] in cells
     dropped = report["runs"][1]["rows"]["dropped"][1]
     words = ["B", "clip_score", "1,000", str(1000 - kept[1]), f"{(1000 - kept[1]) / 1000:.1%}", "model", "l14,"]
-    assert [*words, "threshold", f"{dropped['fitted']['threshold']:.6g},"] in [cell[:8] for cell in cells]
+    assert [*words, "threshold", f"{dropped['fitted']['threshold']:.6g},"] in [cell[:9] for cell in cells]
     first = report["overlaps"][0]
     shares = [f"{first['jaccard']:.4f}", f"{first['of_first']:.1%}", f"{first['of_second']:.1%}"]
     assert ["A", "and", "B", str(first["shared"]), *shares] in cells
