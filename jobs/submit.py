@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import Any
 
 from jobs.cli import folder
 from metadata.errors import CurateError
@@ -18,9 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--train", metavar="FOLDER", type=folder, required=True, help="of `curate train`")
     parser.add_argument("--results", metavar="FILE.jsonl", required=True, help="of `curate evaluate`")
-    parser.add_argument("--method", metavar="NAME", required=True, help="shown to all, like the author and write-up")
-    parser.add_argument("--author", metavar="NAME", required=True)
-    parser.add_argument("--email", required=True, help="kept in the bundle's submission.json; it is not sent")
+    who: Any = {"type": _not_blank, "required": True}
+    parser.add_argument("--method", metavar="NAME", **who, help="shown to all, like the author and write-up")
+    parser.add_argument("--author", metavar="NAME", **who)
+    parser.add_argument("--email", **who, help="kept in the bundle's submission.json; it is not sent")
     parser.add_argument("--track", choices=_TRACKS, required=True, help="CommonPool filtered, or bring your own data")
     parser.add_argument("--writeup", metavar="URL")
     parser.add_argument("--checkpoint", action="store_true", help="add the weights")
@@ -30,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--push", metavar="USER/REPO", help="send it to this model repo of the Hub, which must be there"
     )
     parser.add_argument("--yes", action="store_true", help="send without asking")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is given, but DataComp lists submissions by it: it can't be blank")
+    return text
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,9 +3,8 @@
 import re
 from typing import NamedTuple
 
-import yaml
-
-from metadata.errors import CurateError, printable, reason, unknown
+from metadata import plain_yaml
+from metadata.errors import CurateError, printable, unknown
 from pipeline import storage
 
 
@@ -122,31 +121,31 @@ def named(text: str) -> list[Task]:
 
 def _listed(path: str) -> list[Task]:
     """The tasks of a file that count: YAML, key to {name, size, main_metric}, each with a default but the key."""
+    where = f"--tasks {printable(path)}"
+    needed = "tasks are needed as plain YAML, {name, size, main_metric} by key"
     try:
-        found = yaml.safe_load(storage.read(path)) or {}  # of an empty file it is None
-        tasks = [
-            Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
-            for key, about in found.items()
-            if key not in NOT_COUNTED
-        ]
+        text = storage.read(path)
     except OSError as error:
-        raise CurateError(f"--tasks {printable(path)}: {error.strerror}, but tasks are read from there. Give "
-                          f"`datacomp`, keys of its tasks, or a file.") from error  # fmt: skip
-    except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:  # ValueError: a date 2020-99-99
-        raise CurateError(f"--tasks {printable(path)}: is no list of tasks ({reason(error)}), but YAML is needed that "
-                          f"has {{name, size, main_metric}} by key. Look at it.") from error  # fmt: skip
+        raise CurateError(f"{where}: {error.strerror}, but tasks are read from there. Give `datacomp`, keys of its "
+                          f"tasks, or a file.") from error  # fmt: skip
+    found = plain_yaml.parse(text, where, needed) or {}
+    if not isinstance(found, dict) or not all(isinstance(about, dict | None) for about in found.values()):
+        raise CurateError(f"{where}: is no list of tasks, but {needed}. Mend it.")
+    listed = {key: about or {} for key, about in found.items() if key not in NOT_COUNTED}
+    tasks = [Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
+             for key, about in listed.items()]  # fmt: skip
     if not tasks:
-        raise CurateError(f"--tasks {printable(path)}: has no task that counts, but at least one is evaluated. Add it, "
+        raise CurateError(f"{where}: has no task that counts, but at least one is evaluated. Add it, "
                           f"as in cifar10: {{size: 10000}}.")  # fmt: skip
     for task in tasks:
         if not isinstance(task.key, str) or not re.fullmatch(r"\w[\w.@-]*(/\w[\w.@-]*)?", task.key):
-            raise CurateError(f"--tasks {printable(path)}: the key {printable(task.key)!r}, but a key is letters, "
+            raise CurateError(f"{where}: the key {printable(task.key)!r}, but a key is letters, "
                               f"digits and .@_- with one slash at most. Mend it.")  # fmt: skip
         if task.size is not None and (type(task.size) is not int or task.size < 1):
-            raise CurateError(f"--tasks {printable(path)}: the size of {task.key} is {printable(repr(task.size))}, but "
+            raise CurateError(f"{where}: the size of {task.key} is {printable(repr(task.size))}, but "
                               f"it is a whole number above 0. Mend it, or leave it out.")  # fmt: skip
         for what, word in ("name", task.name), ("main_metric", task.main_metric):
             if not isinstance(word, str):
-                raise CurateError(f"--tasks {printable(path)}: the {what} of {task.key} is {printable(repr(word))}, "
+                raise CurateError(f"{where}: the {what} of {task.key} is {printable(repr(word))}, "
                                   f"but it is a text. Mend it, or leave it out.")  # fmt: skip
     return tasks

@@ -355,6 +355,13 @@ def test_a_file_that_is_no_study(given, error):
         run_job.plan(given, "s.yaml")
 
 
+@pytest.mark.parametrize("option", ["--method", "--author", "--email"])
+def test_who_submits_what_is_not_blank(capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        main(["submit", *"--run r --train t --results r --track byod --out o".split(), *WHO, option, " "])
+    assert f"{option}: ' ' is given, but DataComp lists submissions by it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["out: o\nout: p\n", "out: &o o\nchoose: {recipe: *o}\n", "out: [\n", "out: \xff"])
 def test_a_file_that_is_no_plain_yaml(tmp_path, capsys, text):
     (tmp_path / "s.yaml").write_bytes(text.encode("latin-1"))

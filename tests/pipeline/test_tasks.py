@@ -51,9 +51,10 @@ def test_tasks_are_named(tmp_path):
     assert [task.name for task in tasks.named("vtab/dtd,cifar10,vtab/dtd")] == ["Describable Textures", "CIFAR-10"]
     path = tmp_path / "mine.yml"
     path.write_text(
-        "demo/objects: {name: Objects, size: 3}\nfairness/utkface: {main_metric: null}\nx: {main_metric: acc5}\n"
+        "demo/objects: {name: Objects, size: 3}\nfairness/utkface: {main_metric: null}\nx: {main_metric: acc5}\ny:\n"
     )
-    assert tasks.named(str(path)) == [tasks.Task("demo/objects", "Objects", 3), tasks.Task("x", "x", None, "acc5")]
+    assert tasks.named(str(path)) == [
+        tasks.Task("demo/objects", "Objects", 3), tasks.Task("x", "x", None, "acc5"), tasks.Task("y", "y")]  # fmt: skip
 
 
 def test_mistakes(tmp_path):
@@ -70,14 +71,14 @@ def test_mistakes(tmp_path):
         ("cifar1", "--tasks: unknown task 'cifar1'. Did you mean 'cifar10'?"),
         ("fairness/fairface", "--tasks fairness/fairface: is on DataComp's list, but only the 38 tasks"),
         (f"{tmp_path}/gone.yml", f"--tasks {tmp_path}/gone.yml: No such file or directory, but"),
-        (f"{tmp_path}/text.yml", f"--tasks {tmp_path}/text.yml: is no list of tasks ("),
-        (f"{tmp_path}/broken.yml", f"--tasks {tmp_path}/broken.yml: is no list of tasks ("),
+        (f"{tmp_path}/text.yml", f"--tasks {tmp_path}/text.yml: is no list of tasks, but tasks are needed as plain"),
+        (f"{tmp_path}/broken.yml", f"--tasks {tmp_path}/broken.yml: line 2: expected the node content, but"),
         (f"{tmp_path}/empty.yml", f"--tasks {tmp_path}/empty.yml: has no task that counts, but"),
         (f"{tmp_path}/braces.yml", f"--tasks {tmp_path}/braces.yml: has no task that counts, but"),
         (f"{tmp_path}/uncounted.yml", f"--tasks {tmp_path}/uncounted.yml: has no task that counts, but"),
         (f"{tmp_path}/path.yml", f"--tasks {tmp_path}/path.yml: the key '../../etc', but"),
-        (f"{tmp_path}/date.yml", f"--tasks {tmp_path}/date.yml: is no list of tasks ("),
-        (f"{tmp_path}/deep.yml", f"--tasks {tmp_path}/deep.yml: is no list of tasks ("),
+        (f"{tmp_path}/date.yml", f"--tasks {tmp_path}/date.yml: month must be in 1..12, but tasks"),
+        (f"{tmp_path}/deep.yml", f"--tasks {tmp_path}/deep.yml: maximum recursion depth exceeded"),
         (f"{tmp_path}/size.yml", f"--tasks {tmp_path}/size.yml: the size of x is '12', but it is a whole number"),
         (f"{tmp_path}/none.yml", f"--tasks {tmp_path}/none.yml: the size of x is 0, but it is a whole number"),
         (f"{tmp_path}/metric.yml", f"--tasks {tmp_path}/metric.yml: the main_metric of x is [1], but it is a text"),
