@@ -357,8 +357,9 @@ def test_a_file_that_is_no_study(given, error):
 
 @pytest.mark.parametrize("option", ["--method", "--author", "--email"])
 def test_who_submits_what_is_not_blank(capsys, option):
+    rest = ["--run", "r", "--train", "t", "--results", "r", "--track", "byod", "--out", "o"]
     with pytest.raises(SystemExit, match="2"):
-        main(["submit", *"--run r --train t --results r --track byod --out o".split(), *WHO, option, " "])
+        main(["submit", *rest, *WHO, option, " "])
     assert f"{option}: ' ' is given, but DataComp lists submissions by it" in capsys.readouterr().err
 
 
