@@ -30,7 +30,8 @@ from pipeline.failures import marked
 #: What workers need whatever they do.
 _PRELOAD = [
     "pipeline.beam_logging", "pipeline.beam_memos", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker",
-    "grpc._channel", "grpc._interceptor", "grpc._utilities", "pyarrow.compute", "pyarrow.parquet",
+    "apache_beam.runners.portability.fn_api_runner.worker_handlers", "grpc._channel", "grpc._interceptor",
+    "grpc._utilities", "pyarrow.compute", "pyarrow.parquet",
 ]  # fmt: skip
 
 #: Workers compute on one thread each: the number of workers is what bounds the cores in use.
@@ -271,7 +272,7 @@ def local_runner(workers: int):
             super().__init__(state, provision_info, grpc_server)
 
         def start_worker(self) -> None:
-            self.stopping, self.gone = False, threading.Event()
+            self.stopping = False
             # Where a run fails, its connections are closed while this thread reads: its trace would tell users nothing.
             assert self.control_conn is not None
             self.control_conn._read_thread = threading.Thread(target=_read_quietly, args=(self.control_conn,))
@@ -279,14 +280,13 @@ def local_runner(workers: int):
             _nursery.fork(self.control_address, self.worker_id, self._mourn)
 
         def stop_worker(self) -> None:
-            self.gone.wait(_PATIENCE_S)  # one that doesn't end ends with the driver
+            pass  # it ends as its connection does, or with the driver: nobody has to wait
 
         def close(self) -> None:
             self.stopping = True
             super().close()
 
         def _mourn(self, death: _Death) -> None:
-            self.gone.set()
             error = _epitaph(death)
             if death.code or not self.stopping:
                 epitaphs.put(error)
