@@ -203,7 +203,7 @@ def open_recipe(
 
     Raises:
         CurateError: no such recipe or file, the file is not a recipe, a name is given no path or is no step's, a step
-            lacks a file, model or package, or two steps would add different columns of one name.
+            lacks a file, model or package, or it adds a column of a name that another step reads or adds.
     """
     recipe = named(name_or_path, files)
     recipe = dataclasses.replace(recipe, steps=tuple(step.with_files({**lists, **files}) for step in recipe.steps))
@@ -249,7 +249,7 @@ def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
 
 
 def _check_scorers(recipe: Recipe) -> None:
-    """Raises CurateError where two scorers share a column: what one has worked out would be read for the other's."""
+    """Raises CurateError where a step would read, by its name, a column that another step's scorer has worked out."""
     first: dict[str, tuple[int, Scorer]] = {}
     for number, step in enumerate(recipe.steps, 1):
         for scorer in step.scorers:
@@ -258,6 +258,13 @@ def _check_scorers(recipe: Recipe) -> None:
                 raise CurateError(f"recipe {recipe.name}: step {number} ({step.name}) adds the column "
                                   f"{printable(scorer.column)}, but step {before} adds one of that name by other "
                                   f"parameters. Give both the same, or choose by each in its own run.")  # fmt: skip
+    for number, step in enumerate(recipe.steps, 1):
+        own = {scorer.column for scorer in step.scorers}
+        for column in (column for reader in step.readers for column in reader.columns):
+            if column in first and column not in own:
+                raise CurateError(f"recipe {recipe.name}: step {number} ({step.name}) reads the pool's column "
+                                  f"{printable(column)}, but step {first[column][0]} adds one of that name. Rename one "
+                                  f"of them (the pool's by --columns), or choose by each in its own run.")  # fmt: skip
 
 
 def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
@@ -279,9 +286,9 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
     """
     made = {scorer.column for scorer in scorers(recipe)}
-    if COPIES in recipe_columns(recipe) and isinstance(recipe.steps[-1], SoftCap):
-        raise CurateError(f"recipe {recipe.name}: reads the pool's {COPIES!r}, but soft_cap writes a column of that "
-                          f"name into kept/. Read it under another name: --columns NAME={COPIES}.")
+    if COPIES in made.union(recipe_columns(recipe)) and isinstance(recipe.steps[-1], SoftCap):
+        raise CurateError(f"recipe {recipe.name}: reads a column {COPIES!r}, but soft_cap writes one of that name into "
+                          f"kept/. Rename the file's, or read the pool's by another name: --columns NAME={COPIES}.")
     for step in recipe.steps:
         for column in (column for reader in step.readers for column in reader.columns):
             if column not in schema.names and column not in made:

@@ -92,9 +92,10 @@ def apply(
     if len(alive) < batch.num_rows:
         batch = batch.take(pa.array(alive))
     for number, step in enumerate(filters, first + 1):
-        if not batch.num_rows:
-            return
+        # Of no rows, too: kept/ has the columns in every file.
         batch = scores.complete(batch, alive + first_row, step.scorers)
+        if not batch.num_rows:
+            continue
         keep = np.asarray(step.keep(batch))
         if keep.dtype != np.bool_ or keep.shape != (batch.num_rows,):
             raise TypeError(f"{step.name}.keep gave {keep.dtype}{keep.shape} for {batch.num_rows} rows")

@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from filters import recipe_file
@@ -115,6 +117,21 @@ def test_steps_that_would_add_different_columns_of_one_name(written, tmp_path: p
         assert len(open_recipe(written(json.dumps({"name": "twice", "steps": steps}))).steps) == 3
         with pytest.raises(CurateError, match=rf"^recipe twice: step 4 \({name}\) adds the column {column}, but"):
             open_recipe(written(json.dumps({"name": "twice", "steps": [*steps, {name: other}]})))
+
+
+def test_a_step_that_reads_what_another_adds(written, tmp_path: pathlib.Path) -> None:
+    """The pool's column and the scorer's have one name, and what is read would be the scorer's."""
+    score = "clip_l14_similarity_score"
+    pq.write_table(pa.table({"uid": ["0" * 32], score: [0.5]}), tmp_path / "s.parquet")
+    joined = {"fused_score": {"files": str(tmp_path / "s.parquet"), "weights": {score: 1}, "fraction": 0.5}}
+    own = {"negcliploss": {"fraction": 0.5}}
+    for steps, name, told in [
+        ([joined, {"clip_score": {"model": "l14", "threshold": 0.3}}], score, "step 2 (clip_score)"),
+        ([{"clip_score": {"model": "l14", "fraction": 0.3}}, joined], score, "step 1 (clip_score)"),
+        ([own, {"where": "negcliploss < 1"}], "negcliploss", "step 2 (where)"),
+    ]:
+        with pytest.raises(CurateError, match=re.escape(f"{told} reads the pool's column {name}, but step ")):
+            open_recipe(written(json.dumps({"name": "mixed", "steps": steps})))
 
 
 def test_no_steps_keep_every_row_when_that_is_said(written) -> None:

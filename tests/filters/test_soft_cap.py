@@ -1,5 +1,6 @@
 """SoftCap takes the samples that a plain race takes, and of the published draws in batches it keeps the law."""
 
+import dataclasses
 import heapq
 import json
 import math
@@ -17,6 +18,7 @@ import restated_metaclip
 from filters import soft_cap
 from filters.base import Filter, Fit
 from filters.fused_score import FusedScore
+from filters.joined import JoinedScore
 from filters.recipes import Recipe, check, open_recipe, recipe_columns
 from filters.sizes import ImageSize
 from filters.soft_cap import SoftCap, SoftCapped
@@ -227,8 +229,12 @@ def test_it_must_come_last() -> None:
 
 def test_a_column_of_its_own_name_is_refused() -> None:
     schema = pa.schema([("uid", pa.string()), ("copies", pa.float32())])
-    with pytest.raises(CurateError, match="recipe mine: reads the pool's 'copies', but soft_cap writes a column"):
-        check(Recipe("mine", (SoftCap({"copies": 1}),)), schema)
+    step = SoftCap({"copies": 1})
+    of_a_file = dataclasses.replace(step)
+    object.__setattr__(of_a_file, "scorers", (JoinedScore("copies", ("scores.parquet",)),))
+    for own in (step, of_a_file):
+        with pytest.raises(CurateError, match="recipe mine: reads a column 'copies', but soft_cap writes one of that"):
+            check(Recipe("mine", (own,)), schema)
 
 
 def test_a_recipe_file_with_scores_of_a_file(tmp_path: pathlib.Path) -> None:

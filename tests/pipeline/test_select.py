@@ -14,7 +14,7 @@ from choosing import choose_in_a_loop, choose_on_beam, files, plan
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScoreFraction
 from filters.image_based import ImageBased
-from filters.normsim import NormSimFraction
+from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe
 from filters.sizes import ImageSize
 from metadata import uids
@@ -85,6 +85,24 @@ def test_steps_on_features_equal_the_restatement(toy_rows, write_pool, tmp_path)
     norms = [np.linalg.norm(targets.astype(float) @ wide[uid]) for uid in kept["uid"].to_pylist()]
     assert np.allclose(kept["normsim_l2"].to_numpy(), norms, rtol=1e-6, atol=0)
     assert len(left) > 60
+
+
+def test_a_file_of_which_no_row_reaches_a_scorer(toy_rows, write_pool, tmp_path):
+    """Its kept/ has the column all the same."""
+    pool = write_pool(tmp_path / "pool", toy_rows)
+    for number, file in enumerate(sorted(pool.iterdir())):
+        table = pq.read_table(file).drop_columns("text")
+        text = "four words of text" if number else "one"
+        pq.write_table(table.append_column("text", pa.array([text] * table.num_rows)), file)
+        np.savez(file.with_suffix(".npz"), l14_img=np.eye(pq.read_metadata(file).num_rows, 768, dtype=np.float16))
+    np.save(tmp_path / "targets.npy", np.eye(768, dtype=np.float16))
+    recipe = Recipe("by_features", (CaptionLength(3, 3), NormSim(f"{tmp_path}/targets.npy", 0.5)))
+    pieces, choice = plan(recipe, pool, tmp_path / "out", kept_columns=("text",))
+    choose_in_a_loop(recipe, pieces, choice)
+    kept = [pq.read_table(tmp_path / f"out/kept/{piece.name}.parquet") for piece in pieces]
+    assert [table.num_rows > 0 for table in kept] == [False, True, True]
+    assert {tuple(table.schema.names) for table in kept} == {("uid", "text", "normsim_l2")}
+    assert set(pa.concat_tables(kept)["normsim_l2"].to_pylist()) == {1.0}
 
 
 def test_beam_equals_plain_calls_byte_for_byte(recipe, toy_pool, tmp_path):
