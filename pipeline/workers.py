@@ -252,6 +252,25 @@ def local_runner(workers: int):
     from apache_beam.transforms import environments
 
     urn, epitaphs = "clip-curate:environment:forked:v1", queue.SimpleQueue[str]()
+    connections: list[Any] = []
+
+    def fail(error: str) -> None:
+        """Ends the run: the runner waits for its workers one after the other, and each may have hours of work.
+
+        Every instruction that a worker was given, or will be, gets an error for an answer: that, not an exception in a
+        thread, is what the runner's waiting loops look at.
+        """
+        answer = beam_fn_api_pb2.InstructionResponse(error=error)
+        for connection in connections:
+
+            def refuse(request, push=connection.push):
+                is_last = request is worker_handlers.BeamFnControlServicer._DONE_MARKER
+                return push(request) if is_last else worker_handlers.ControlFuture("", answer)
+
+            connection.push = refuse
+        time.sleep(0.1)  # one that was being pushed just now is among the waiting then
+        for future in [future for connection in connections for future in list(connection._futures_by_id.values())]:
+            future.set(answer)
 
     @environments.Environment.register_urn(urn, None)
     class ForkedWorkers(environments.Environment):
@@ -275,7 +294,8 @@ def local_runner(workers: int):
             self.stopping = False
             # Where a run fails, its connections are closed while this thread reads: its trace would tell users nothing.
             assert self.control_conn is not None
-            self.control_conn._read_thread = threading.Thread(target=_read_quietly, args=(self.control_conn,))
+            connections.append(self.control_conn)
+            self.control_conn._read_thread = threading.Thread(target=_read_quietly, args=(self.control_conn, fail))
             assert _nursery is not None
             _nursery.fork(self.control_address, self.worker_id, self._mourn)
 
@@ -290,19 +310,8 @@ def local_runner(workers: int):
             error = _epitaph(death)
             if death.code or not self.stopping:
                 epitaphs.put(error)
-            if self.stopping:
-                return
-            # Every instruction that the worker was given, or will be, gets an error for an answer: that, not an
-            # exception in a thread, is what the runner's waiting loops look at.
-            connection = self.control_conn
-
-            def refuse(request):
-                return worker_handlers.ControlFuture("", beam_fn_api_pb2.InstructionResponse(error=error))
-
-            connection.push = refuse  # type: ignore[method-assign]
-            time.sleep(0.1)  # one that was being pushed just now is among the waiting then
-            for instruction, future in list(connection._futures_by_id.items()):
-                future.set(beam_fn_api_pb2.InstructionResponse(instruction_id=instruction, error=error))
+            if not self.stopping:
+                fail(error)
 
     class LocalRunner(fn_runner.FnApiRunner):
         def run_pipeline(self, pipeline, options):
@@ -322,12 +331,15 @@ def local_runner(workers: int):
     return LocalRunner(default_environment=ForkedWorkers.default())
 
 
-def _read_quietly(connection: Any) -> None:
+def _read_quietly(connection: Any, fail: Callable[[str], None]) -> None:
     """The reader of a connection to a worker, until it is closed; the nursery tells of a worker that has died."""
     import grpc
 
     with contextlib.suppress(grpc.RpcError):
-        connection._read()
+        for answer in connection._input:
+            connection._futures_by_id.pop(answer.instruction_id).set(answer)
+            if answer.error:
+                fail(answer.error)
 
 
 def _epitaph(death: _Death) -> str:

@@ -40,6 +40,14 @@ def work(item, folder, deed):
         time.sleep(60)
     if deed == "wait":
         time.sleep(60)
+    if deed.startswith("second"):
+        while len(both := {int(mark.name.partition("-")[2]) for mark in pathlib.Path(folder).iterdir()}) < 2:
+            time.sleep(0.05)
+        if os.getpid() == min(both):  # the runner waits for the first worker first
+            time.sleep(60)
+        if deed == "second-dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise CurateError("an item is odd")
 
 if __name__ == "__main__":
     engines.warm_up(images=False)
@@ -120,6 +128,17 @@ def test_a_dead_worker_is_told_and_hangs_nothing(start, deed, words):
     assert "told: local runner: a worker process" in output
     assert words in output
     assert "run the same command again" in output
+
+
+@pytest.mark.parametrize(("deed", "words"), [
+    ("second-dies", "was killed by SIGKILL"), ("second-fails", "told: an item is odd"),
+])  # fmt: skip
+def test_no_other_worker_is_waited_for(start, deed, words):
+    process, marks = start(deed)
+    output, _ = process.communicate(timeout=40)
+    assert words in output
+    assert "Traceback" not in output
+    assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
 
 
 @pytest.mark.parametrize(("deed", "words"), [
