@@ -59,6 +59,7 @@ class EncodeJob:
     """What every worker needs to know to encode parts.
 
     Attributes:
+        weights, config: of the model that the run began with, see Model.
         columns: to be read of the pool; `sha256` where it has one and images are fetched.
         batch: rows that the model sees at a time, of which those without an image are left out.
         threads: that decode images; the model computes on as many.
@@ -69,6 +70,8 @@ class EncodeJob:
     out: str
     model: str
     pretrained: str | None
+    weights: str
+    config: dict[str, Any]
     columns: tuple[str, ...]
     batch: int
     threads: int

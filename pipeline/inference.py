@@ -9,6 +9,7 @@ import torch
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.pvalue import AsList
 
+from metadata.errors import CurateError, printable
 from pipeline import failures, scored_files
 from pipeline.encoding import EncodeJob, Part, encode_parts
 from pipeline.models import Model, open_model
@@ -27,12 +28,21 @@ class OpenClip(ModelHandler[Part, int, Model]):
 
     def load_model(self) -> Model:
         torch.set_num_threads(self.job.threads)
-        return failures.told(open_model)(self.job.model, self.job.pretrained)
+        return _opened(self.job)
 
     def run_inference(
         self, batch: Sequence[Part], model: Model, inference_args: dict[str, Any] | None = None
     ) -> list[int]:
         return failures.told(encode_parts)(batch, model, self.job)
+
+
+@failures.told
+def _opened(job: EncodeJob) -> Model:
+    model = open_model(job.model, job.pretrained)
+    if (model.weights, model.config) != (job.weights, job.config):
+        raise CurateError(f"--model {printable(job.model)}: its weights or config have changed since the run began, "
+                          f"but a pool is scored by one model. Put them back, or score anew: --overwrite.")  # fmt: skip
+    return model
 
 
 class ScoreParts(beam.PTransform):

@@ -88,8 +88,9 @@ def score(request: Request) -> dict[str, Any]:
         if storage.exists(record):
             return storage.read_json(record) | {"nothing_to_do": True}
         columns = ("uid", "text") if shards else ("url", "text", *found.optional)
-        job = encoding.EncodeJob(request.out, request.model, request.pretrained, columns, request.batch,
-                                 max(1, (os.cpu_count() or 1) // request.workers), _halved(request.fetch, resolve),
+        threads = max(1, (os.cpu_count() or 1) // request.workers)
+        job = encoding.EncodeJob(request.out, request.model, request.pretrained, about["weights"], about["config"],
+                                 columns, request.batch, threads, _halved(request.fetch, resolve),
                                  request.accept_changed, dims, shards)  # fmt: skip
         if shards:
             _index(request, shards, tars)

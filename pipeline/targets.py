@@ -73,18 +73,25 @@ def _identity(images: str, encoder: models.Model, batch: int) -> str:
 
 
 def _encode(images: str, encoder: models.Model, batch: int, total: int, work: str) -> None:
-    """Writes the batches that are not there yet; they come in order, so these are the last ones."""
-    done = min(batch * len(storage.names(work)), total)
+    """Writes the batches from the first on that is not there: where work was being removed, that may be any."""
+    done, names = 0, set(storage.names(work))
+    while _part(done) in names:
+        done = min(done + batch, total)
     with Line("encoding", "images", total, done) as line, concurrent.futures.ThreadPoolExecutor() as threads:
         for part in _cut(find(images, done), batch):
             made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
             left_out = [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]
             good = [pixels for pixels in made if pixels is not None]
             features = encoder.encode_images(good) if good else np.empty((0, 0), np.float32)
-            with storage.atomic(storage.join(work, f"{done:010d}.npz")) as file:
+            with storage.atomic(storage.join(work, _part(done))) as file:
                 np.savez(file, features=features, left_out=np.array(left_out, np.str_))
             done += len(part)
             line.show(done, last=done == total)
+
+
+def _part(first: int) -> str:
+    """The name of the batch that begins with that image."""
+    return f"{first:010d}.npz"
 
 
 def _load(part: str, name: str) -> np.ndarray:

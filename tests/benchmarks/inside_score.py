@@ -68,7 +68,7 @@ def ours(model: models.Model, folder: pathlib.Path) -> float:
     shard_index.index_tar((0, "0.tar"), shards, out)
     shard_index.merge(["0.tar"], out)
     (piece,) = pieces.inspect(open_pool(str(folder / "p.parquet"), None, {}), ["uid", "text"]).pieces
-    job = encoding.EncodeJob(out, "", None, ("uid", "text"), BATCH, 1, FetchPolicy(), False, DIMS, shards)
+    job = encoding.EncodeJob(out, "", None, "", {}, ("uid", "text"), BATCH, 1, FetchPolicy(), False, DIMS, shards)
     size = encoding.PART_ROWS
     cuts = [(start, min(piece.rows, start + size)) for start in range(0, piece.rows, size)]
     start = time.perf_counter()

@@ -248,6 +248,24 @@ def test_mistakes_are_told_before_the_first_image(request_of, pool, scored, serv
     assert len(server.requests) == asked
 
 
+def test_weights_that_change_after_the_run_has_begun(request_of, model, tmp_path):
+    """As those of a training that is going on do."""
+    import torch
+
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(pathlib.Path(model[1]).read_bytes())
+
+    def run(build) -> None:
+        state = torch.load(weights, weights_only=True)
+        torch.save({name: value + 0.01 for name, value in state.items()}, weights)
+        on_beam(build)
+
+    request = dataclasses.replace(request_of(tmp_path / "out"), pretrained=str(weights), run=run)
+    with pytest.raises(CurateError, match=r"^--model .*: its weights or config have changed since the run began, but"):
+        score(request)
+    assert not (tmp_path / "out/scores.json").exists()
+
+
 def test_a_killed_command_goes_on_and_two_workers_give_the_same_bytes(pool, model, server, scored, tmp_path):
     arguments = ["score", "--pool", pool, "--model", model[0], "--pretrained", model[1], "--as", "tiny",
                  "--batch", BATCH, "--workers", 2, "--allow-host", server.host, "--out", tmp_path / "out"]  # fmt: skip

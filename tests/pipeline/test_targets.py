@@ -123,6 +123,25 @@ def test_equal_to_a_plain_loop(images, tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_command_that_was_stopped_while_it_tidied_up(images, tiny, tmp_path, monkeypatch):
+    """What is left of its work are not the first batches."""
+    config, weights = map(str, tiny)
+    made = targets.make(str(images), config, weights, str(tmp_path / "t.npy"), 2)
+    whole = (tmp_path / "t.npy").read_bytes()
+
+    def stop(path: str) -> None:
+        next(pathlib.Path(path).rglob("0000000000.npz")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("pipeline.targets.storage.remove", stop)
+        with pytest.raises(KeyboardInterrupt):
+            targets.make(str(images), config, weights, str(tmp_path / "t.npy"), 2)
+    assert targets.make(str(images), config, weights, str(tmp_path / "t.npy"), 2) == made
+    assert (tmp_path / "t.npy").read_bytes() == whole
+
+
+@pytest.mark.slow
 def test_a_changed_config_begins_anew(images, tiny):
     """The same name and weights in other layers: what an unfinished run has is not of this model."""
     config, weights = tiny
