@@ -39,32 +39,33 @@ def run(
         What the .json says, with "results": all lines by key.
 
     Raises:
-        CurateError: files are missing or damaged, the model can't be read, `out` is of another model or other data, or
-            its .json is something else.
+        CurateError: files are missing or damaged, the model can't be read, `out` is of another model or other data,
+            another process is at work on it, or its .json is something else.
     """
-    record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
-    folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
-    wanted = [task for task in tasks if not _has(results.get(task.key), task)]
-    for task in wanted:
-        place = _folder(task, data, only_text=True)
-        if data is not None:
-            task_files.look(place)
-    encoder = models.open_model(model, pretrained)
-    config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
-    about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
-             "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
-    record = _claim(record_path, about, bool(results))
-    if overwrite:
-        storage.remove(out)
-    for number, task in enumerate(wanted, 1):
-        start = time.monotonic()
-        results[task.key], done = _evaluate(task, data, encoder, batch, f"{task.name} ({number} of {len(wanted)})")
-        record["tasks"][task.key] = {"size": done, "seconds": round(time.monotonic() - start, 1)}
-        record |= {"versions": manifest.versions(_PACKAGES), "device": encoder.device, "means": means(results)}
-        # The record first: a line without one would be of nobody knows which model.
-        storage.write_json(record_path, record)
-        storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
-    return record | {"means": means(results), "results": results}
+    with folder.alone_on(out):
+        record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
+        folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
+        wanted = [task for task in tasks if not _has(results.get(task.key), task)]
+        for task in wanted:
+            place = _folder(task, data, only_text=True)
+            if data is not None:
+                task_files.look(place)
+        encoder = models.open_model(model, pretrained)
+        config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
+        about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
+                 "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
+        record = _claim(record_path, about, bool(results))
+        if overwrite:
+            storage.remove(out)
+        for number, task in enumerate(wanted, 1):
+            start = time.monotonic()
+            results[task.key], done = _evaluate(task, data, encoder, batch, f"{task.name} ({number} of {len(wanted)})")
+            record["tasks"][task.key] = {"size": done, "seconds": round(time.monotonic() - start, 1)}
+            record |= {"versions": manifest.versions(_PACKAGES), "device": encoder.device, "means": means(results)}
+            # The record first: a line without one would be of nobody knows which model.
+            storage.write_json(record_path, record)
+            storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
+        return record | {"means": means(results), "results": results}
 
 
 def _has(line: dict[str, Any] | None, task: Task) -> bool:

@@ -13,7 +13,7 @@ from fake_hub import FakeHub, serving
 from task_sets import NAMES, TEMPLATES, picture
 
 from metadata.errors import CurateError
-from pipeline import evaluate, made_tasks, tasks
+from pipeline import evaluate, folder, made_tasks, tasks
 from pipeline.made_tasks import Made
 
 OWN = [tasks.Task("own/a", "Own A"), tasks.Task("own/b", "Own B", 12, "mean_per_class_recall")]
@@ -167,6 +167,17 @@ def test_mistakes_before_the_model_is_read(data, tmp_path):
     out.write_text('{"key": "own/a", "metrics": {"main_metric": null}}\n')
     with pytest.raises(CurateError, match=r"results\.jsonl: line 1 is .* but results have a key and a main metric"):
         evaluate.run(OWN, str(data), "no such model", None, str(out), 5, False)
+
+
+def test_two_at_once_are_not_at_work_on_one_file(data, tmp_path):
+    out = str(tmp_path / "new/results.jsonl")
+    with folder.alone_on(out):
+        with pytest.raises(CurateError, match=r"new/results\.jsonl: another process is at work on this run\. Wait"):
+            evaluate.run(OWN, str(data), "no such model", None, out, 5, False)
+        with pytest.raises(CurateError, match=r"^--model"):  # of another file beside it nobody is in the way
+            evaluate.run(OWN, str(data), "no such model", None, str(tmp_path / "new/b.jsonl"), 5, False)
+    with pytest.raises(CurateError, match=r"^--model"):
+        evaluate.run(OWN, str(data), "no such model", None, out, 5, False)
 
 
 @pytest.mark.slow
