@@ -80,6 +80,27 @@ def test_a_finished_task_is_not_done_again(model, data, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar"])
+def test_a_task_whose_files_have_changed_is_done_again(model, data, tmp_path, capsys, change):
+    out, home = tmp_path / "results.jsonl", data / "wds_own-a_test"
+    evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    if change == "test/0.tar":
+        made_tasks.write_set(str(data), OWN[0], [Made(picture(n), "png", 1) for n in range(7)], NAMES, TEMPLATES)
+    else:
+        (home / change).write_bytes((home / change).read_bytes() + b"\nof more {c}")
+    capsys.readouterr()
+    found = evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()][-1] == "Own A (1 of 1)"
+    assert found["tasks"]["own/a"]["size"] == (7 if change == "test/0.tar" else 12)
+    assert {json.loads(line)["key"]: json.loads(line) for line in out.read_text().splitlines()} == found["results"]
+    # Where the new files can't be evaluated, there is no result of the old ones.
+    (home / "test/0.tar").write_bytes(b"no tar")
+    with pytest.raises(CurateError, match=r"wds_own-a_test/test/0\.tar"):
+        evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    assert [json.loads(line)["key"] for line in out.read_text().splitlines()] == ["own/b"]
+
+
+@pytest.mark.slow
 def test_results_are_of_one_model_and_one_folder(model, data, tmp_path):
     out = tmp_path / "results.jsonl"
     other = tiny_model.write(tmp_path / "other", seed=1)
@@ -119,10 +140,11 @@ def test_the_same_weights_in_other_layers_are_another_model(model, data, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_an_error(model, data, tmp_path):
+@pytest.mark.parametrize("record", ['{"weights": "x", "tasks": 3}', '{"weights": "x", "tasks": {"own/a": 3}}'])
+def test_a_damaged_record_is_an_error(model, data, tmp_path, record):
     out = tmp_path / "results.jsonl"
     evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)
-    (tmp_path / "results.json").write_text('{"weights": "x", "tasks": 3}')
+    (tmp_path / "results.json").write_text(record)
     with pytest.raises(CurateError, match=r"results\.json: can't be read"):
         evaluate.run(OWN, str(data), model, None, str(out), 5, False)
 
