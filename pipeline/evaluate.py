@@ -24,14 +24,14 @@ _PACKAGES = ("clip-curate", "open_clip_torch", "torch", "torchvision", "pillow",
 def run(
     tasks: Sequence[Task], data: str | None, model: str, pretrained: str | None, out: str, batch: int, overwrite: bool
 ) -> dict[str, Any]:
-    """Evaluates what `out` doesn't have yet; a line is added when its task is finished.
+    """Evaluates what `out` doesn't have yet, or has of other files; a line is added when its task is finished.
 
     Args:
         data: a local folder with the tasks' folders; None for the Hub, whose files stay in its client's cache.
         model, pretrained: as `models.open_model` takes them.
         out: a local path that ends in .jsonl; a line is {"key", "dataset", "metrics": {…, "main_metric"}}, as DataComp
             writes and reads it. The .json beside it says what was evaluated: the model, its weights' sha256, the data,
-            the versions, each task's seconds, and the means.
+            the versions, each task's seconds and what its files are known by, and the means.
         batch: images, or captions, that the model sees at a time.
         overwrite: leaves nothing of what `out` has.
 
@@ -39,37 +39,71 @@ def run(
         What the .json says, with "results": all lines by key.
 
     Raises:
-        CurateError: files are missing or damaged, the model can't be read, `out` is of another model or other data, or
-            its .json is something else.
+        CurateError: files are missing or damaged, the model can't be read, `out` is of another model or other data,
+            another process is at work on it, or its .json is something else.
     """
-    record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
-    folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
-    wanted = [task for task in tasks if not _has(results.get(task.key), task)]
-    for task in wanted:
-        place = _folder(task, data, only_text=True)
-        if data is not None:
-            task_files.look(place)
-    encoder = models.open_model(model, pretrained)
-    config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
-    about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
-             "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
-    record = _claim(record_path, about, bool(results))
-    if overwrite:
-        storage.remove(out)
-    for number, task in enumerate(wanted, 1):
-        start = time.monotonic()
-        results[task.key], done = _evaluate(task, data, encoder, batch, f"{task.name} ({number} of {len(wanted)})")
-        record["tasks"][task.key] = {"size": done, "seconds": round(time.monotonic() - start, 1)}
-        record |= {"versions": manifest.versions(_PACKAGES), "device": encoder.device, "means": means(results)}
-        # The record first: a line without one would be of nobody knows which model.
-        storage.write_json(record_path, record)
-        storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
-    return record | {"means": means(results), "results": results}
+    with folder.alone_on(out):
+        record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
+        folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
+        finished = {task.key for task in tasks if _has(results.get(task.key), task)}
+        files = {task.key: _known_by(task, data, task.key in finished) for task in tasks}
+        encoder = models.open_model(model, pretrained)
+        config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
+        about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
+                 "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
+        record = _claim(record_path, about, bool(results))
+        before = {key: task.get("files") for key, task in record["tasks"].items()}
+        changed = [key for key in finished if files[key] and before.get(key) not in (None, files[key])]
+        if overwrite:
+            storage.remove(out)
+        elif changed:  # the record will be of the new files, so what is of the old ones goes first
+            finished.difference_update(changed)
+            results = {key: line for key, line in results.items() if key not in changed}
+            _write(out, results)
+        wanted = [task for task in tasks if task.key not in finished]
+        for number, task in enumerate(wanted, 1):
+            start = time.monotonic()
+            results[task.key], done = _evaluate(task, data, encoder, batch, f"{task.name} ({number} of {len(wanted)})")
+            seconds = round(time.monotonic() - start, 1)
+            record["tasks"][task.key] = {"size": done, "seconds": seconds, "files": files[task.key]}
+            record |= {"versions": manifest.versions(_PACKAGES), "device": encoder.device, "means": means(results)}
+            # The record first: a line without one would be of nobody knows which model.
+            storage.write_json(record_path, record)
+            _write(out, results)
+        return record | {"means": means(results), "results": results}
 
 
 def _has(line: dict[str, Any] | None, task: Task) -> bool:
     """Whether the line is of the task with the main metric that is asked for."""
     return line is not None and line["metrics"].get(task.main_metric) == line["metrics"]["main_metric"]
+
+
+def _known_by(task: Task, data: str | None, finished: bool) -> str | None:
+    """What tells a task's files from another version of them: a hash of names, sizes, classes and templates.
+
+    Returns:
+        16 hexadecimal digits; None for files of the Hub, and of a finished task where they are not there any more.
+
+    Raises:
+        CurateError: files of a task that is not finished are missing or damaged.
+    """
+    if data is None:
+        if not finished:
+            _folder(task, data, only_text=True)
+        return None
+    place = _folder(task, data)
+    try:
+        files = task_files.look(place)
+        shards = [(os.path.relpath(path, place), os.path.getsize(path)) for path in files.shards]
+    except (CurateError, OSError):
+        if finished:
+            return None
+        raise
+    return hashlib.sha256(json.dumps([shards, files.classes, files.templates]).encode()).hexdigest()[:16]
+
+
+def _write(out: str, results: dict[str, dict[str, Any]]) -> None:
+    storage.write(out, "".join(json.dumps(line) + "\n" for line in results.values()).encode())
 
 
 def _evaluate(task: Task, data: str | None, model: models.Model, batch: int, label: str) -> tuple[dict[str, Any], int]:
@@ -145,7 +179,7 @@ def _claim(path: str, about: dict[str, str], used: bool) -> dict[str, Any]:
         return {**about, "tasks": {}}
     try:
         record = storage.read_json(path) if os.path.exists(path) else {}
-        record["tasks"] = dict(record.get("tasks", {}))
+        record["tasks"] = {key: dict(task) for key, task in record.get("tasks", {}).items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CurateError(f"{path}: can't be read ({reason(error)}), but it says what the results beside it are of. "
                           f"Name another --out, or say --overwrite.") from error  # fmt: skip

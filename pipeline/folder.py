@@ -70,13 +70,34 @@ def alone(folder: str) -> Iterator[None]:
         yield
         return
     # The folder itself is locked: run.json is replaced while the lock is held.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _locked(os.open(folder, os.O_RDONLY), folder):
         storage.sweep(folder)
         yield
-    except BlockingIOError:
-        raise CurateError(f"{folder}: another process is at work on this run. Wait for it, or stop it.") from None
+
+
+@contextlib.contextmanager
+def alone_on(file: str) -> Iterator[None]:
+    """Keeps other processes from working on a local file while the block lasts; it need not be there yet.
+
+    Raises:
+        CurateError: another one is at work.
+    """
+    place, name = os.path.split(os.path.abspath(file))
+    os.makedirs(place, exist_ok=True)
+    # An empty file beside it is locked, and stays: the file itself is replaced while the lock is held.
+    with _locked(os.open(os.path.join(place, f".{name}.lock"), os.O_RDONLY | os.O_CREAT, 0o666), file):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(handle: int, path: str) -> Iterator[None]:
+    """Locks what is opened while the block lasts, and closes it; `path` is for the error."""
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CurateError(f"{path}: another process is at work on this run. Wait for it, or stop it.") from None
+        yield
     finally:
         os.close(handle)
 

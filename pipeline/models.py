@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from metadata.errors import CurateError, printable, reason, unknown
-from pipeline import storage
+from pipeline import folder, storage
 from pipeline.images import FORMATS
 
 #: A larger image would fill the memory.
@@ -106,7 +106,8 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
             Images are prepared as for the tag; for a checkpoint as for the tags of its name, if they all agree.
 
     Raises:
-        CurateError: no such model, tag or file, or it has other weights. No model has weights that were drawn.
+        CurateError: no such model, tag or file, or it has other weights; the folder's training is unfinished. No model
+            has weights that were drawn.
     """
     try:
         import open_clip
@@ -118,6 +119,11 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
         ) from error
     own = os.path.isdir(model) or model.endswith(".json")
     if os.path.isdir(model):
+        finished = os.path.exists(os.path.join(model, "train.json")) or folder.command_of(model) != "train"
+        if not finished and pretrained is None:
+            raise CurateError(f"--model {printable(model)}: has no train.json, so its training is unfinished, but a "
+                              f"finished one is needed. Run `curate train` again to finish it, or give its checkpoint "
+                              f"as --pretrained.")  # fmt: skip
         model, pretrained = os.path.join(model, CONFIG), pretrained or os.path.join(model, WEIGHTS)
     name = _known_name(model)
     tags = open_clip.list_pretrained_tags_by_model(name)

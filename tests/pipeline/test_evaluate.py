@@ -13,7 +13,7 @@ from fake_hub import FakeHub, serving
 from task_sets import NAMES, TEMPLATES, picture
 
 from metadata.errors import CurateError
-from pipeline import evaluate, made_tasks, tasks
+from pipeline import evaluate, folder, made_tasks, tasks
 from pipeline.made_tasks import Made
 
 OWN = [tasks.Task("own/a", "Own A"), tasks.Task("own/b", "Own B", 12, "mean_per_class_recall")]
@@ -80,6 +80,27 @@ def test_a_finished_task_is_not_done_again(model, data, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("change", ["classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar"])
+def test_a_task_whose_files_have_changed_is_done_again(model, data, tmp_path, capsys, change):
+    out, home = tmp_path / "results.jsonl", data / "wds_own-a_test"
+    evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    if change == "test/0.tar":
+        made_tasks.write_set(str(data), OWN[0], [Made(picture(n), "png", 1) for n in range(7)], NAMES, TEMPLATES)
+    else:
+        (home / change).write_bytes((home / change).read_bytes() + b"\nof more {c}")
+    capsys.readouterr()
+    found = evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()][-1] == "Own A (1 of 1)"
+    assert found["tasks"]["own/a"]["size"] == (7 if change == "test/0.tar" else 12)
+    assert {json.loads(line)["key"]: json.loads(line) for line in out.read_text().splitlines()} == found["results"]
+    # Where the new files can't be evaluated, there is no result of the old ones.
+    (home / "test/0.tar").write_bytes(b"no tar")
+    with pytest.raises(CurateError, match=r"wds_own-a_test/test/0\.tar"):
+        evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    assert [json.loads(line)["key"] for line in out.read_text().splitlines()] == ["own/b"]
+
+
+@pytest.mark.slow
 def test_results_are_of_one_model_and_one_folder(model, data, tmp_path):
     out = tmp_path / "results.jsonl"
     other = tiny_model.write(tmp_path / "other", seed=1)
@@ -119,10 +140,11 @@ def test_the_same_weights_in_other_layers_are_another_model(model, data, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_damaged_record_is_an_error(model, data, tmp_path):
+@pytest.mark.parametrize("record", ['{"weights": "x", "tasks": 3}', '{"weights": "x", "tasks": {"own/a": 3}}'])
+def test_a_damaged_record_is_an_error(model, data, tmp_path, record):
     out = tmp_path / "results.jsonl"
     evaluate.run(OWN[:1], str(data), model, None, str(out), 5, False)
-    (tmp_path / "results.json").write_text('{"weights": "x", "tasks": 3}')
+    (tmp_path / "results.json").write_text(record)
     with pytest.raises(CurateError, match=r"results\.json: can't be read"):
         evaluate.run(OWN, str(data), model, None, str(out), 5, False)
 
@@ -167,6 +189,17 @@ def test_mistakes_before_the_model_is_read(data, tmp_path):
     out.write_text('{"key": "own/a", "metrics": {"main_metric": null}}\n')
     with pytest.raises(CurateError, match=r"results\.jsonl: line 1 is .* but results have a key and a main metric"):
         evaluate.run(OWN, str(data), "no such model", None, str(out), 5, False)
+
+
+def test_two_at_once_are_not_at_work_on_one_file(data, tmp_path):
+    out = str(tmp_path / "new/results.jsonl")
+    with folder.alone_on(out):
+        with pytest.raises(CurateError, match=r"new/results\.jsonl: another process is at work on this run\. Wait"):
+            evaluate.run(OWN, str(data), "no such model", None, out, 5, False)
+        with pytest.raises(CurateError, match=r"^--model"):  # of another file beside it nobody is in the way
+            evaluate.run(OWN, str(data), "no such model", None, str(tmp_path / "new/b.jsonl"), 5, False)
+    with pytest.raises(CurateError, match=r"^--model"):
+        evaluate.run(OWN, str(data), "no such model", None, out, 5, False)
 
 
 @pytest.mark.slow

@@ -82,6 +82,21 @@ def test_a_damaged_config_is_an_error(tmp_path, monkeypatch):
         open_model(str(tmp_path / "deep.json"))
 
 
+def test_the_folder_of_an_unfinished_training_is_refused_without_its_checkpoint_by_name(tmp_path):
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    folder = tiny_model.write(tmp_path / "model")
+    weights = open_model(str(folder)).weights  # one made by hand, without run.json
+    (folder / "run.json").write_text('{"command": "train"}')
+    with pytest.raises(CurateError, match=r"model: has no train\.json, so its training is unfinished, .* as --pretr"):
+        open_model(str(folder))
+    assert open_model(str(folder), str(folder / "checkpoints/epoch_latest.pt")).weights == weights
+    (folder / "train.json").write_text("{}")
+    assert open_model(str(folder)).weights == weights
+
+
 @pytest.mark.parametrize(("interpolations", "mean"), [
     (["bilinear", "bilinear"], 0.5),
     (["bilinear", "bicubic"], 0.4815),
