@@ -14,9 +14,6 @@ from metadata.errors import CurateError, printable, reason
 from pipeline import storage, tars
 from pipeline.reshard import follow, worker_processes
 
-#: Members that the trainer takes for the image; the caption is `txt`.
-_IMAGES = {"jpg", "png", "jpeg", "webp"}
-
 #: A process of its own for every so many tars, as far as cores go.
 _TARS_A_PROCESS = 16
 
@@ -164,4 +161,4 @@ def check(found: Sequence[Data]) -> None:
 def _count(path: str) -> int:
     """Samples of a tar that the trainer can use."""
     with tars.opened(path) as tar:
-        return sum("txt" in sample.members and not _IMAGES.isdisjoint(sample.members) for sample in tars.samples(tar))
+        return sum("txt" in sample.members and sample.image is not None for sample in tars.samples(tar))

@@ -170,7 +170,7 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     with tarfile.open(tmp_path / "run/shards/00000000.tar", "w") as tar:
         for place, row in enumerate(before.to_pylist()[: ROWS // 2]):
             image, fact = server.image(number(row)) if place else b"", json.dumps({"uid": row["uid"]}).encode()
-            for name, data in (("jpg", image), ("json", fact)):
+            for name, data in (("mask.png", server.image(0)), ("jpg", image), ("json", fact)):
                 entry = tarfile.TarInfo(f"{row['uid']}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
