@@ -23,12 +23,6 @@ NOT_IN_SHARDS = "not_in_shards"
 SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 
 
-def tar_folder(given: str) -> str:
-    """Where the tars are of a run's folder, or of a folder of tars."""
-    inside = storage.join(given, "shards")
-    return inside if any(name.endswith(".tar") for name in storage.names(inside)) else given
-
-
 def index_tar(numbered: tuple[int, str], shards: str, out: str) -> None:
     """Writes the index of a tar, unless it is there: of each sample with an image and a uid."""
     number, name = numbered
