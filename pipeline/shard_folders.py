@@ -15,9 +15,11 @@ def tar_folder(given: str) -> str:
 
 
 def home(folder: str) -> str:
-    """The folder of the run that the tars in `folder` are of, if they are of one."""
+    """The folder of the run that the tars in `folder` are of, if any; a reshard's may be called `shards`."""
     path = folder.rstrip("/")
-    return posixpath.dirname(path) if posixpath.basename(path) == "shards" else folder
+    if posixpath.basename(path) != "shards" or storage.exists(storage.join(folder, "run.json")):
+        return folder
+    return posixpath.dirname(path)
 
 
 def is_run(folder: str, option: str) -> bool:

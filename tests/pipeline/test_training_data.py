@@ -91,6 +91,11 @@ def test_an_unfinished_run(run, given):
     refused(run / given, "unfinished")
 
 
+def test_an_unfinished_reshard_to_a_folder_called_shards(run):
+    (run / "shards/run.json").write_text("{}")
+    refused(run / "shards", "unfinished")
+
+
 def test_a_run_without_shards(tmp_path):
     (tmp_path / "run").mkdir()
     refused(tmp_path / "run", "has no shards", "--select-only")
