@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import io
 import os
 from collections.abc import Sequence
@@ -22,6 +23,12 @@ CONFIG, WEIGHTS = "model.json", "checkpoints/epoch_latest.pt"
 
 #: Captions are padded to the next multiple of so many tokens.
 _TOKENS = 16
+
+#: Bytes that one of CLIP's tokens stands for at most, and the space before it.
+_TOKEN_BYTES = 33
+
+#: Words whose tokens are kept, as most are met again: some tens of MB.
+_WORDS = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +166,32 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
     settings = transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(network))
     weights = storage.sha256(pretrained) if os.path.isfile(pretrained) else pretrained
     prepare = transform.image_transform_v2(settings, is_train=False)
-    return Model(name, config, weights, device, network, prepare, open_clip.get_tokenizer(name))
+    return Model(name, config, weights, device, network, prepare, open_tokenizer(name))
+
+
+def open_tokenizer(name: str) -> Any:
+    """The model's tokenizer: open_clip's, whose time and memory don't grow with what strangers write.
+
+    CLIP's takes time by the square of a word's length, and keeps every word that it was ever given. Here it reads a
+    caption, once it is cleaned, no further than its last token can reach, and keeps the words that were met last.
+    """
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer(name)
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        clean, size = tokenizer.clean_fn, tokenizer.context_length * _TOKEN_BYTES
+        if tokenizer.reduction_fn is None:  # which draws tokens from all of a caption
+            tokenizer.clean_fn = lambda text: clean(text).encode()[:size].decode(errors="ignore")
+        tokenizer.cache = _Unchanging(tokenizer.cache)
+        tokenizer.bpe = functools.lru_cache(_WORDS)(tokenizer.bpe)
+    return tokenizer
+
+
+class _Unchanging(dict):
+    """A dict to which nothing can be added."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
 
 
 def _check_activation(name: str, config: dict[str, Any], tag: str) -> None:

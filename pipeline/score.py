@@ -15,7 +15,19 @@ from typing import Any
 
 from metadata.errors import CurateError, printable
 from metadata.schema import FEATURES, MODEL_NAME, score_column
-from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
+from pipeline import (
+    encoding,
+    folder,
+    manifest,
+    models,
+    pieces,
+    planning,
+    progress,
+    scored_files,
+    shard_folders,
+    shard_index,
+    storage,
+)
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
 from pipeline.reshard_work import tar_names
@@ -71,8 +83,7 @@ def score(request: Request) -> dict[str, Any]:
                           f"a part of the pool. Give another --out.")  # fmt: skip
     if request.shards:
         folder.refuse_inside(request.out, "--shards", [request.shards])
-    shards = shard_index.tar_folder(request.shards) if request.shards else ""
-    tars = tar_names(shards) if shards else []
+    shards, tars = _shards(request.shards) if request.shards else ("", [])
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
     folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     about, dims = _about_model(request)
@@ -98,6 +109,15 @@ def score(request: Request) -> dict[str, Any]:
         storage.write_json(record, identity | _collected(files, request.out, started))
         storage.remove(storage.join(request.out, "work"))
         return storage.read_json(record)
+
+
+def _shards(given: str) -> tuple[str, list[str]]:
+    """The folder of the tars and their names; raises CurateError where a run, or sizes.json, has more."""
+    shards = shard_folders.tar_folder(given)
+    names = tar_names(shards)
+    if shard_folders.is_run(shards, f"--shards {printable(given)}") or "sizes.json" in storage.names(shards):
+        shard_folders.read_sizes(shards)
+    return shards, names
 
 
 def _halved(fetch: FetchPolicy, resolve: Any) -> FetchPolicy:

@@ -15,7 +15,6 @@ from metadata import uids as uid
 from pipeline import storage, subset, tars
 from pipeline.reshard_work import sample_uid, tar_names
 from pipeline.statuses import OK
-from pipeline.targets import ENDINGS
 
 #: What can become of a row beside STATUSES: the shards have no image of it.
 NOT_IN_SHARDS = "not_in_shards"
@@ -24,24 +23,18 @@ NOT_IN_SHARDS = "not_in_shards"
 SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 
 
-def tar_folder(given: str) -> str:
-    """Where the tars are of a run's folder, or of a folder of tars."""
-    inside = storage.join(given, "shards")
-    return inside if any(name.endswith(".tar") for name in storage.names(inside)) else given
-
-
 def index_tar(numbered: tuple[int, str], shards: str, out: str) -> None:
-    """Writes the index of a tar, unless it is there: of each sample with an image and a uid, the first image."""
+    """Writes the index of a tar, unless it is there: of each sample with an image and a uid."""
     number, name = numbered
     if storage.exists(path := storage.join(out, "work", "index", f"{name}.npy")):
         return
     found, rows = [], []
     with tars.opened(storage.join(shards, name)) as tar:
         for sample in tars.samples(tar):
-            images = [member for extension, member in sample.members.items() if f".{extension}".endswith(ENDINGS)]
-            if images and (digits := sample_uid(tar, sample)):  # further copies of a sample have none
+            if sample.image and (digits := sample_uid(tar, sample)):  # further copies of a sample have none
+                image = sample.members[sample.image]
                 found.append(digits.decode())
-                rows.append((number, images[0].data, images[0].size))
+                rows.append((number, image.data, image.size))
     index = np.empty(len(rows), SAMPLE_DTYPE)
     index[["f0", "f1"]] = uid.parse(pa.array(found, pa.string()), name)
     for place, field in enumerate(("tar", "offset", "size")):

@@ -20,7 +20,7 @@ from metadata.errors import CurateError, printable
 from pipeline import folder, models, storage, tars
 from pipeline.progress import Line
 
-#: Names of images end so, in any case of letters.
+#: Names of image files end so, in any case of letters; what is an image in a tar, `tars.Sample` says.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif")
 
 
@@ -118,7 +118,8 @@ def _cut(rest: Iterator[tuple[str, bytes]], size: int) -> Iterator[tuple[tuple[s
 def find(images: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the images in a local folder and those in it, sorted by name, or of the tars in it.
 
-    Of a folder with .tar files these alone are read, in the order of their names, and their samples in theirs.
+    Of a folder with .tar files these alone are read, in the order of their names, and their samples in theirs, each of
+    which has one image at most.
 
     Args:
         first: the images before that one, from 0, are not read.
@@ -135,10 +136,9 @@ def _entries(images: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
             continue
         with tars.opened(path) as tar:
             for sample in tars.samples(tar):
-                for extension, member in sample.members.items():
-                    if f".{extension}".endswith(ENDINGS):
-                        name = f"{path}: {sample.key}.{extension}"
-                        yield name, lambda tar=tar, member=member: tar.read(member.data, member.size)  # type: ignore[misc]
+                if sample.image:
+                    name, member = f"{path}: {sample.key}.{sample.image}", sample.members[sample.image]
+                    yield name, lambda tar=tar, member=member: tar.read(member.data, member.size)  # type: ignore[misc]
 
 
 def _paths(images: str) -> list[str]:

@@ -21,6 +21,9 @@ BLOCK = 512
 #: The mark that ends a tar.
 END = bytes(2 * BLOCK)
 
+#: Extensions of a sample's image, in the order in which open_clip's trainer looks for one.
+IMAGES = ("jpg", "png", "jpeg", "webp")
+
 _MAX_OCTAL = 8**11 - 1
 _AFTER_NAME = b"0000644\x00" + b"0000000\x00" * 2
 _AFTER_SIZE = b"00000000000\x00"
@@ -86,6 +89,11 @@ class Sample(NamedTuple):
     members: dict[str, Member]
     offset: int
     length: int
+
+    @property
+    def image(self) -> str | None:
+        """The extension of its image: of `mask.png`, which is another thing, it is none."""
+        return next((extension for extension in IMAGES if extension in self.members), None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,12 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from metadata.errors import CurateError, printable, reason
-from pipeline import storage, tars
+from metadata.errors import CurateError, printable
+from pipeline import shard_folders, storage, tars
 from pipeline.reshard import follow, worker_processes
-
-#: Members that the trainer takes for the image; the caption is `txt`.
-_IMAGES = {"jpg", "png", "jpeg", "webp"}
 
 #: A process of its own for every so many tars, as far as cores go.
 _TARS_A_PROCESS = 16
@@ -86,63 +83,30 @@ def _open(run: str, weight: float) -> Data:
                           f"trainer reads plain local paths. Copy or link it to one.")  # fmt: skip
     if not os.path.isdir(run):
         raise CurateError(f"--data {printable(run)}: is no folder, but a run's is needed. Look at the path.")
-    below = os.path.join(os.path.abspath(run), "shards")
-    folder = below if os.path.isdir(below) else os.path.abspath(run)
-    home = run if os.path.isdir(below) else folder
-    if os.path.exists(os.path.join(home, "run.json")) and not os.path.exists(os.path.join(home, "manifest.json")):
-        raise CurateError(f"--data {printable(run)}: its run is unfinished, but shards are trained on when all are "
-                          f"there. Run its command again to finish it.")  # fmt: skip
+    folder = shard_folders.tar_folder(os.path.abspath(run))
+    shard_folders.is_run(folder, f"--data {printable(run)}")
     sizes = _sizes(run, folder)
-    about = os.path.join(home, "manifest.json")
+    about = os.path.join(shard_folders.home(folder), "manifest.json")
     known = about if os.path.exists(about) else os.path.join(folder, "sizes.json")
     return Data(run, weight, folder, sizes, storage.sha256(known))
 
 
 def _sizes(run: str, folder: str) -> dict[str, int]:
-    """sizes.json, which agrees with the tars that lie beside it."""
-    path = os.path.join(folder, "sizes.json")
-    tars_there = {name for name in storage.names(folder) if name.endswith(".tar")}
-    if not tars_there and not os.path.exists(path):
+    """sizes.json, of tars that the trainer can be given."""
+    if not any(name == "sizes.json" or name.endswith(".tar") for name in storage.names(folder)):
         raise CurateError(f"--data {printable(run)}: has no shards, but a model is trained on them. Run its command "
                           f"without --select-only.")  # fmt: skip
-    if not os.path.exists(path):
-        raise CurateError(f"{path}: is missing, but without it nobody knows whether the shards are whole. "
-                          f"`curate` and `curate reshard` write it.")  # fmt: skip
-    try:
-        sizes = storage.read_json(path)
-        if not all(isinstance(n, int) and n >= 0 for n in sizes.values()):
-            raise ValueError("a size is no whole number")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise CurateError(f"{path}: can't be read ({reason(error)}), but it says how many samples each tar has. "
-                          f"Run the run's command again with --overwrite.") from error  # fmt: skip
-    _check_names(folder, sizes, tars_there)
+    sizes = shard_folders.read_sizes(folder)
     if not any(sizes.values()):
         raise CurateError(f"--data {printable(run)}: its shards have no samples, but a model is trained on them. Look "
                           f"at its ledgers.")  # fmt: skip
-    return dict(sorted(sizes.items()))
-
-
-def _check_names(folder: str, sizes: dict[str, int], there: set[str]) -> None:
-    if missing := sorted(set(sizes) - there):
-        raise CurateError(f"{folder}: {_shown(missing)} missing, but sizes.json names {_them(missing)}. Get "
-                          f"{_them(missing)} again: run the run's command again with --overwrite.")  # fmt: skip
-    if unknown := sorted(there - set(sizes)):
-        raise CurateError(f"{folder}: {_shown(unknown)} not in sizes.json, but every tar is, with its samples. Take "
-                          f"{_them(unknown)} out of the folder.")  # fmt: skip
     width = len(min(sizes))
     gaps = [name for n in range(len(sizes)) if (name := f"{n:0{width - 4}d}.tar") not in sizes]
     if gaps:
-        raise CurateError(f"{folder}: has {len(sizes):,} tars, but {_shown(gaps)} not among them: the trainer wants "
-                          f"numbers from 0 without a gap. Let `curate reshard` write them anew.")  # fmt: skip
-
-
-def _shown(names: Sequence[str]) -> str:
-    some = ", ".join(printable(name) for name in names[:3]) + (f" and {len(names) - 3:,} more" if names[3:] else "")
-    return f"{some} {'is' if len(names) == 1 else 'are'}"
-
-
-def _them(names: Sequence[str]) -> str:
-    return "it" if len(names) == 1 else "them"
+        raise CurateError(f"{folder}: has {len(sizes):,} tars, but {shard_folders.shown(gaps)} not among them: the "
+                          f"trainer wants numbers from 0 without a gap. Let `curate reshard` write them anew."
+                          )  # fmt: skip
+    return sizes
 
 
 def check(found: Sequence[Data]) -> None:
@@ -164,4 +128,4 @@ def check(found: Sequence[Data]) -> None:
 def _count(path: str) -> int:
     """Samples of a tar that the trainer can use."""
     with tars.opened(path) as tar:
-        return sum("txt" in sample.members and not _IMAGES.isdisjoint(sample.members) for sample in tars.samples(tar))
+        return sum("txt" in sample.members and sample.image is not None for sample in tars.samples(tar))

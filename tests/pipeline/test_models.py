@@ -1,6 +1,7 @@
 """Features are open_clip's own, with less work where that makes no difference."""
 
 import json
+import random
 
 import pytest
 import tiny_model
@@ -44,6 +45,70 @@ def test_captions_are_encoded_as_open_clip_does_without_what_follows_their_end(n
     assert found == pytest.approx(wanted, abs=5e-7)
     assert read == ([(4, 16), (2, 32)] if shortened else [(6, 32)])
     assert network.encode_text(tokens).shape == wanted.shape  # it is whole again
+
+
+def made_up(rng: random.Random, alphabet: str, size: int) -> str:
+    return "".join(rng.choice(alphabet) for _ in range(size))
+
+
+@pytest.fixture
+def tokenizers(tmp_path):
+    """tokenizers(**text_cfg) -> ours and open_clip's of a model with it."""
+    open_clip = pytest.importorskip("open_clip")
+    from pipeline.models import open_tokenizer
+
+    def both(**text_cfg):
+        config = tiny_model.CONFIG | {"text_cfg": tiny_model.CONFIG["text_cfg"] | text_cfg}
+        (tmp_path / "tiny-tokens.json").write_text(json.dumps(config))
+        open_clip.add_model_config(tmp_path / "tiny-tokens.json")
+        return open_tokenizer("tiny-tokens"), open_clip.get_tokenizer("tiny-tokens")
+
+    return both
+
+
+@pytest.mark.parametrize("length", [16, 77])
+@pytest.mark.parametrize("clean", ["lower", "canonicalize"])
+def test_tokens_are_open_clips(tokenizers, length, clean):
+    ours, plain = tokenizers(context_length=length, tokenizer_kwargs={"clean": clean})
+    words = [token for token in plain.encoder if token not in plain.cache and not token.endswith("</w>")]
+    longest = sorted(words, key=len, reverse=True)[:40]
+    rng = random.Random(0)
+    alphabets = ["ab", "abcdefghijklmnopqrstuvwxyz", "ao 😂", "日本語犬", "eeeeeeeee "]
+    texts = [
+        *CAPTIONS, " " * 100_000 + "a\n\t cat" + "\u3000" * 9_000 + "sat", "\ud83d a cat", "İ" * 3_000, "=" * 6_000,
+        "&amp;amp;" * 2_000 + " a cat", "&#0000065;" * 999, "sÃ¶ schÃ¶n " * 300, "<b>&eacute;</b> " * 300,
+        "Das Grundstücksverkehrsgenehmigungszuständigkeit " * 90, "犬が公園で走っています。" * 400, "it's " * 900,
+        "blackandwhitephotography " * 200, "<start_of_text>" * 400, "1234567890" * 500, "a" * 5_000,
+        *(bytes(plain.byte_decoder[c] for c in token).decode(errors="ignore") * 200 for token in longest),
+        *(made_up(rng, alphabet, size) for alphabet in alphabets for size in (2_500, 2_600, 3_000)),
+    ]  # fmt: skip
+    assert len(longest[0]) == 32
+    assert ours(texts).tolist() == plain(texts).tolist()
+
+
+def test_a_long_word_reaches_the_tokenizer_in_part_and_words_are_forgotten(tokenizers, monkeypatch):
+    from pipeline import models
+
+    monkeypatch.setattr(models, "_WORDS", 1_000)
+    ours, _ = tokenizers(context_length=77)
+    rng = random.Random(0)
+    word = made_up(rng, "abcdefghijklmnopqrstuvwxyz", 100_000)
+    assert word.startswith(ours.clean_fn(word))
+    assert len(ours.clean_fn(f"{word} {word}")) == len(ours.clean_fn("犬" * 100_000).encode()) == 77 * 33
+    assert (ours([word])[0] > 0).all()
+    kept = len(ours.cache)
+    ours([made_up(rng, "abcdefghijklmnopqrstuvwxyz", 8) for _ in range(3_000)])
+    assert len(ours.cache) == kept
+    assert ours.bpe.cache_info().currsize == 1_000
+    assert "<start_of_text>" in ours.cache
+
+
+def test_a_model_is_opened_with_that_tokenizer(tmp_path):
+    pytest.importorskip("open_clip")
+    from pipeline.models import open_model
+
+    model = open_model(str(tiny_model.write(tmp_path / "model")))
+    assert len(model.tokenize.clean_fn("a" * 100_000)) == 32 * 33
 
 
 def test_weights_of_another_activation_are_refused_before_they_are_fetched():

@@ -28,7 +28,7 @@ from filters.clip_score import ClipScoreFraction
 from filters.normsim import NormSimFraction
 from filters.recipes import Recipe
 from metadata.errors import CurateError
-from pipeline import curate
+from pipeline import curate, tars
 from pipeline.options import FetchPolicy
 from pipeline.score import Request, score
 
@@ -170,7 +170,7 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     with tarfile.open(tmp_path / "run/shards/00000000.tar", "w") as tar:
         for place, row in enumerate(before.to_pylist()[: ROWS // 2]):
             image, fact = server.image(number(row)) if place else b"", json.dumps({"uid": row["uid"]}).encode()
-            for name, data in (("jpg", image), ("json", fact)):
+            for name, data in (("mask.png", server.image(0)), ("jpg", image), ("json", fact)):
                 entry = tarfile.TarInfo(f"{row['uid']}.{name}")
                 entry.size = len(data)
                 tar.addfile(entry, io.BytesIO(data))
@@ -191,6 +191,28 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
     assert score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))[
         "nothing_to_do"
     ]
+
+
+@pytest.mark.parametrize(("given", "gone", "words"), [
+    (".", "shards/00000001.tar", "{run}/shards: 00000001.tar is missing, but sizes.json names it."),
+    ("shards", "shards/00000001.tar", "{run}/shards: 00000001.tar is missing, but sizes.json names it."),
+    (".", "manifest.json", "--shards {run}/.: its run is unfinished, but shards are read when all are there."),
+    ("shards", "manifest.json", "--shards {run}/shards: its run is unfinished, but"),
+    (".", "shards/sizes.json", "shards/sizes.json: is missing, but"),
+])  # fmt: skip
+def test_shards_of_a_run_are_whole(request_of, tmp_path, given, gone, words):
+    run = tmp_path / "run"
+    (run / "shards").mkdir(parents=True)
+    for name in ("run.json", "manifest.json"):
+        (run / name).write_text("{}")
+    for number in range(2):
+        (run / f"shards/{number:08d}.tar").write_bytes(tars.END)
+    (run / "shards/sizes.json").write_text('{"00000000.tar": 0, "00000001.tar": 0}')
+    (run / gone).unlink()
+    with pytest.raises(CurateError) as error:
+        score(request_of(tmp_path / "out", shards=f"{run}/{given}"))
+    assert words.format(run=run) in str(error.value).replace("/./", "/")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_score_that_is_no_number_is_none(request_of, model, tmp_path):

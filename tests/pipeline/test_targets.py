@@ -49,7 +49,8 @@ def test_images_are_found_in_the_order_of_their_names(images, tmp_path):
     assert [name for name, _ in targets.find(str(images))] == names(images)
     (tmp_path / "shards").mkdir()
     with tarfile.open(tmp_path / "shards/0.tar", "w") as tar:
-        for name, data in (("b.png", picture(1)), ("b.txt", b"x"), ("a.png", picture(2))):
+        for name, data in (("b.mask.png", b"no"), ("b.png", picture(1)), ("b.txt", b"x"), ("c.gif", b"no"),
+                           ("a.webp", b"no"), ("a.png", picture(2))):  # fmt: skip
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
             tar.addfile(entry, io.BytesIO(data))

@@ -121,6 +121,24 @@ class TestReading:
                 expected.append((f"{n:05d}", members))
         assert contents((tmp_path / "a.tar").read_bytes()) == expected
 
+    @pytest.mark.parametrize(("extensions", "image"), [
+        (["mask.png", "JPG", "txt"], "jpg"),
+        (["webp", "jpeg", "png", "jpg"], "jpg"),
+        (["webp", "jpeg", "png"], "png"),
+        (["webp", "jpeg"], "jpeg"),
+        (["mask.png", "gif", "webp"], "webp"),
+        (["mask.png", "gif", "txt"], None),
+    ])  # fmt: skip
+    def test_a_samples_image_is_the_trainers(self, tmp_path, extensions, image):
+        path = tmp_path / "a.tar"
+        path.write_bytes(with_tarfile([(f"a.{extension}", extension.lower().encode()) for extension in extensions]))
+        with tars.opened(str(path)) as tar:
+            assert [sample.image for sample in tars.samples(tar)] == [image]
+        samples = webdataset.WebDataset(str(path), shardshuffle=False).compose(
+            webdataset.rename(image="jpg;png;jpeg;webp", handler=webdataset.ignore_and_continue)
+        )
+        assert [sample["image"].decode() for sample in samples] == ([image] if image else [])
+
     @pytest.mark.parametrize("tar_format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
     def test_long_and_foreign_names(self, tar_format):
         names = ["d" * 90 + "/" + "k" * 200 + ".jpg", "日本/" * 40 + "犬.jpg", "ä.b.c.jpg"]

@@ -85,9 +85,15 @@ def test_a_path_that_isnt_there(tmp_path):
     refused(tmp_path / "nowhere", "is no folder")
 
 
-def test_an_unfinished_run(run):
+@pytest.mark.parametrize("given", [".", "shards"])
+def test_an_unfinished_run(run, given):
     (run / "manifest.json").unlink()
-    refused(run, "unfinished")
+    refused(run / given, "unfinished")
+
+
+def test_an_unfinished_reshard_to_a_folder_called_shards(run):
+    (run / "shards/run.json").write_text("{}")
+    refused(run / "shards", "unfinished")
 
 
 def test_a_run_without_shards(tmp_path):
@@ -147,6 +153,7 @@ def test_a_shard_with_other_samples_is_named(run):
 
 def test_no_samples_at_all(tmp_path):
     refused(write_run(tmp_path / "run", [0, 0]), "have no samples")
+    refused(write_run(tmp_path / "none", []), "have no samples")
 
 
 def test_many_shards_are_read_by_several_processes(tmp_path):
