@@ -1,6 +1,5 @@
 """A model on many evaluation tasks: results as JSON lines in DataComp's form, task by task, and their means."""
 
-import hashlib
 import json
 import os
 import time
@@ -50,8 +49,7 @@ def run(
         if data is not None:
             task_files.look(place)
     encoder = models.open_model(model, pretrained)
-    config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
-    about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
+    about = {"model": encoder.name, "config_sha256": models.config_sha256(encoder.config), "weights": encoder.weights,
              "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
     record = _claim(record_path, about, bool(results))
     if overwrite:

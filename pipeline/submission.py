@@ -73,10 +73,11 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     _check_out(asked.out)
     training_record = read_training(asked.train)
     runs = [_open_run(path) for path in asked.runs]
-    results, evaluated = _check_results(asked, training_record)
+    config = _config(asked.train)
+    results, evaluated = _check_results(asked, training_record, config)
     _check_data(runs, training_record)
     lacks = [
-        *_differences(asked.train, training_record),
+        *_differences(training_record, config),
         *_other_pools(asked, runs, training_record["scale"]),
         *_other_tasks(results, evaluated),
     ]
@@ -127,6 +128,16 @@ def read_training(folder: str) -> dict[str, Any]:
     return record
 
 
+def _config(folder: str) -> dict[str, Any]:
+    """The trained model's config."""
+    path = os.path.join(folder, models.CONFIG)
+    try:
+        return dict(storage.read_json(path))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CurateError(f"{path}: can't be read ({reason(error)}), but it says which model was trained. Run `curate "
+                          f"train` again with --overwrite.") from error  # fmt: skip
+
+
 def _open_run(path: str) -> finished.Run:
     run = finished.open_run(path)
     if run.manifest is None:
@@ -138,21 +149,28 @@ def _open_run(path: str) -> finished.Run:
     return run
 
 
-def _check_results(asked: Asked, training_record: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The results' lines by key, which are of the trained weights, and how many images each is of."""
+def _check_results(
+    asked: Asked, training_record: dict[str, Any], config: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The results' lines by key, which are of the trained model, and how many images each is of."""
     if not os.path.exists(asked.results):
         raise CurateError(f"--results {printable(asked.results)}: there is no such file. Give the --out of `curate "
                           f"evaluate`.")  # fmt: skip
     about = f"{asked.results.removesuffix('.jsonl')}.json"
     try:
         record = storage.read_json(about)
-        weights, sizes = record["weights"], {key: int(task["size"]) for key, task in record["tasks"].items()}
+        weights, layers = record["weights"], record["config_sha256"]
+        sizes = {key: int(task["size"]) for key, task in record["tasks"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurateError(f"{about}: can't be read ({reason(error)}), but it says which model the results beside it "
                           f"are of. `curate evaluate` writes it.") from error  # fmt: skip
     if weights != training_record["weights_sha256"]:
         raise CurateError(f"{asked.results}: is of the weights {printable(weights, 80)}, but --train has others, "
                           f"{training_record['weights_sha256']}. Evaluate the model of --train.")  # fmt: skip
+    if layers != (trained := models.config_sha256(config)):
+        raise CurateError(f"{asked.results}: is of a model with the config_sha256 {printable(layers, 80)}, but --train "
+                          f"has {trained}: the same weights in other layers. Evaluate the model of --train."
+                          )  # fmt: skip
     results = evaluate.read_results(asked.results)
     for key, line in results.items():
         if not 0 <= (score := line["metrics"]["main_metric"]) <= 1:
@@ -172,18 +190,18 @@ def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -
         raise CurateError(f"--run: {printable(absent[0])} was trained on too, but is not given. Give --run for each.")
 
 
-def _differences(folder: str, record: dict[str, Any]) -> Iterator[str]:
+def _differences(record: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     """How the training differs from the scale's."""
     own = TRAININGS[record["scale"]]
     if record["scale"] not in SCALES:
         yield f"{record['scale']} is none of DataComp's scales"
-    name, config, _ = training.model_config(own.model)
+    name, scales_config, _ = training.model_config(own.model)
     wanted = {"model": name, "samples_seen": own.samples_seen, "batch": own.batch, "lr": own.lr, "warmup": own.warmup,
               "beta2": own.beta2 or _BETA2, "checkpoints": own.checkpoints, "precision": _PRECISION}  # fmt: skip
     for key, value in wanted.items():
         if record.get(key) != value:
             yield f"{key} is {printable(record.get(key))} and not the scale's {value}"
-    if record["model"] == name and storage.read_json(os.path.join(folder, models.CONFIG)) != config:
+    if record["model"] == name and config != scales_config:
         yield f"the model is called {name} but has another config"
 
 

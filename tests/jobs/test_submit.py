@@ -17,7 +17,7 @@ from fake_hub import FakeHub, serving
 from jobs import run as run_job
 from jobs.cli import main
 from metadata.errors import CurateError
-from pipeline import submission
+from pipeline import models, submission
 from pipeline.scales import TRAININGS
 from pipeline.tasks import DATACOMP
 
@@ -54,7 +54,8 @@ def study(curate, write_pool, toy_rows, tmp_path):
     ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     sizes = {key: {"size": task.size} for key, task in DATACOMP.items()}
-    (tmp_path / "results.json").write_text(json.dumps({"weights": record["weights_sha256"], "tasks": sizes}))
+    about = {"weights": record["weights_sha256"], "config_sha256": models.config_sha256(json.loads(config.read_text()))}
+    (tmp_path / "results.json").write_text(json.dumps({**about, "tasks": sizes}))
     return tmp_path
 
 
@@ -123,6 +124,12 @@ def with_part_of_a_task(study):
     change(study / "results.json", tasks=sizes | {"imagenet1k": {"size": 60}})
 
 
+def with_another_config(study):
+    change(study / "model/model.json", embed_dim=4)
+    config = json.loads((study / "model/model.json").read_text())
+    change(study / "results.json", config_sha256=models.config_sha256(config))
+
+
 LACKS = {
     "has 37 of the 38 tasks; missing are vtab/dtd": without_a_task,
     "model is RN50 and not the scale's ViT-B-32": lambda s: change(s / "model/train.json", model="RN50"),
@@ -133,7 +140,7 @@ LACKS = {
     "precision is fp32 and not the scale's amp": lambda s: change(s / "model/train.json", precision="fp32"),
     "checkpoints is 1 and not the scale's 5": lambda s: change(s / "model/train.json", checkpoints=1),
     "beta2 is 0.95 and not the scale's 0.98": lambda s: change(s / "model/train.json", beta2=0.95),
-    "the model is called ViT-B-32 but has another config": lambda s: change(s / "model/model.json", embed_dim=4),
+    "the model is called ViT-B-32 but has another config": with_another_config,
 }
 
 
@@ -196,6 +203,8 @@ REFUSED = {
     "which model the results beside it are of": lambda s: (s / "results.json").unlink(),
     "but it says which model the results beside it": lambda s: (s / "results.json").write_text("[]"),
     "is of the weights abc, but --train has others": lambda s: change(s / "results.json", weights="abc"),
+    "the same weights in other layers": lambda s: change(s / "model/model.json", quick_gelu=True),
+    "model.json: can't be read (": lambda s: (s / "model/model.json").write_text("{"),
     "was not trained on as it is": lambda s: change(s / "run/manifest.json", scale="small", x=1),
     "is not what its run wrote": another_subset,
     "holds no run": lambda s: [(s / "run" / name).unlink() for name in ("manifest.json", "run.json")],
