@@ -320,5 +320,8 @@ def test_another_training_is_replaced_only_when_asked(said, tmp_path):
     code, _, err = said("--slurm", "--seed", 1)
     assert code == 1
     assert "holds another run (seed was 0, now 1)" in err
+    code, _, err = said("--slurm", "--workers", 2)
+    assert code == 1
+    assert "holds another run (samples_a_part was 128, now 256: give --workers N and --accum N as before)" in err
     assert said("--slurm", "--seed", 1, "--overwrite")[0] == 0
     assert "--seed=1 " in (tmp_path / "out/train.sbatch").read_text()
