@@ -1,6 +1,6 @@
 """A submission to DataComp, bundled as its repo on the Hub is laid out, after everything in it was compared.
 
-    BUNDLE/{scale}_scale/results.jsonl          a line for each task
+    BUNDLE/{scale}_scale/results.jsonl          a line for each of DataComp's tasks, by its name
     BUNDLE/{scale}_scale/samples/RUN.npy        the uids of a run's subset; RUN.parquet, urls and captions, for byod
     BUNDLE/{scale}_scale/checkpoint.pt          the weights, on demand
     BUNDLE/{scale}_scale/submission.json        track, method, author, and what was trained how
@@ -90,7 +90,7 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
         raise CurateError(f"{asked.train}: this is no submission: {'; '.join(lacks)}; but all must be DataComp's. Mend "
                           f"that, or give --partial to bundle it all the same.")  # fmt: skip
     record = _record(asked, training_record, results, lacks)
-    _write(asked, record, runs)
+    _write(asked, record, runs, results)
     return record, lacks
 
 
@@ -257,11 +257,14 @@ def _record(
         "training": trained,
         "data": [{key: data[key] for key in parts} for data in training_record["data"]],
         "means": evaluate.means(results),
+        "left_out": [key for key in results if key not in DATACOMP],
         "complete": not lacks,
     }  # fmt: skip
 
 
-def _write(asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run]) -> None:
+def _write(
+    asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run], results: dict[str, dict[str, Any]]
+) -> None:
     home = os.path.join(asked.out, f"{record['scale']}_scale")
     storage.write_json(os.path.join(asked.out, "submission.json"), record | {"email": asked.email})
     storage.remove(home)
@@ -274,7 +277,10 @@ def _write(asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run]) -
             write_links(run.path, os.path.join(home, "samples", f"{stem}.parquet"))
         else:
             storage.write(os.path.join(home, "samples", f"{stem}.npy"), storage.read(run.subset))
-    storage.write(os.path.join(home, "results.jsonl"), storage.read(asked.results))
+    # DataComp wants no more lines than it has tasks, and finds them by their names.
+    lines = [line | {"dataset": DATACOMP[key].name} for key, line in results.items() if key in DATACOMP]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    storage.write(os.path.join(home, "results.jsonl"), text.encode())
     if asked.checkpoint:
         copy = storage.atomic(os.path.join(home, "checkpoint.pt"))
         with open(os.path.join(asked.train, models.WEIGHTS), "rb") as weights, copy as file:

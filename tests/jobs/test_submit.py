@@ -109,6 +109,16 @@ def test_a_bundle_is_made_again_in_its_place_and_nowhere_else(study, capsys):
     assert "holds x but no bundle" in capsys.readouterr().err
 
 
+def test_the_results_are_those_that_datacomp_reads(study, capsys):
+    text = (study / "results.jsonl").read_text()
+    own = json.dumps({"key": "my/own", "dataset": "Own", "metrics": {"acc1": 0.5, "main_metric": 0.5}}) + "\n"
+    (study / "results.jsonl").write_text(own + text.replace('"dataset": "ImageNet 1k"', '"dataset": "imagenet1k"'))
+    assert main(words(study)) == 0
+    assert "left out of results.jsonl, for they are no tasks of DataComp's: my/own" in capsys.readouterr().err
+    assert (study / "bundle/small_scale/results.jsonl").read_text() == text
+    assert json.loads((study / "bundle/submission.json").read_text())["left_out"] == ["my/own"]
+
+
 def without_a_task(study):
     lines = (study / "results.jsonl").read_text().splitlines(keepends=True)
     (study / "results.jsonl").write_text("".join(line for line in lines if '"vtab/dtd"' not in line))
