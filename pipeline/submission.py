@@ -75,7 +75,7 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     runs = [_open_run(path) for path in asked.runs]
     config = _config(asked.train)
     results, evaluated = _check_results(asked, training_record, config)
-    _check_data(runs, training_record)
+    trained = _check_data(runs, training_record)
     lacks = [
         *_differences(training_record, config),
         *_other_pools(asked, runs, training_record["scale"]),
@@ -89,8 +89,8 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     if lacks and not asked.partial:
         raise CurateError(f"{asked.train}: this is no submission: {'; '.join(lacks)}; but all must be DataComp's. Mend "
                           f"that, or give --partial to bundle it all the same.")  # fmt: skip
-    record = _record(asked, training_record, results, lacks)
-    _write(asked, record, runs, results)
+    record = _record(asked, training_record, trained, results, lacks)
+    _write(asked, record, trained, results)
     return record, lacks
 
 
@@ -179,15 +179,57 @@ def _check_results(
     return results, sizes
 
 
-def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> None:
-    """The runs are those that were trained on, all and only they."""
-    ours = {storage.sha256(storage.join(run.path, "manifest.json")): run.path for run in runs}
-    trained = {data["sha256"]: data["run"] for data in training_record["data"]}
-    if other := [path for sha256, path in ours.items() if sha256 not in trained]:
-        raise CurateError(f"--run {printable(other[0])}: was not trained on as it is, but "
-                          f"{printable(', '.join(trained.values()))} was. Give that, or train again.")  # fmt: skip
-    if absent := [run for sha256, run in trained.items() if sha256 not in ours]:
-        raise CurateError(f"--run: {printable(absent[0])} was trained on too, but is not given. Give --run for each.")
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """A run that was trained on.
+
+    Attributes:
+        run: that chose the rows.
+        shards: the folder they were read from: the run's, or one of `curate reshard` by its subset.
+        sha256: of the run's manifest.
+        data: what the training's record says of it.
+    """
+
+    run: finished.Run
+    shards: str
+    sha256: str
+    data: dict[str, Any]
+
+
+def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> list[_Trained]:
+    """The runs are those that were trained on, all and only they, as they are or resharded."""
+    left, found = list(training_record["data"]), []
+    for run in runs:
+        assert run.manifest is not None
+        manifest = storage.sha256(storage.join(run.path, "manifest.json"))
+        chosen = run.manifest["sha256"]["subset.npy"]
+        data = next((data for data in left if manifest == data["sha256"] or _resharded(data) == chosen), None)
+        if data is None:
+            there = ", ".join(str(data["run"]) for data in training_record["data"])
+            raise CurateError(f"--run {printable(run.path)}: was not trained on as it is, nor what `curate reshard` "
+                              f"made of its subset, but {printable(there)} was. Give the run that chose those rows, or "
+                              f"train again.")  # fmt: skip
+        left.remove(data)
+        shards = storage.join(run.path, "shards") if manifest == data["sha256"] else data["run"]
+        found.append(_Trained(run, shards, manifest, data))
+    if left:
+        raise CurateError(f"--run: {printable(left[0]['run'])} was trained on too, but is not given. Give --run for "
+                          f"each.")  # fmt: skip
+    return found
+
+
+def _resharded(data: dict[str, Any]) -> str | None:
+    """sha256 of the subset that those shards were made by, where `curate reshard` made them and they lie there still.
+
+    What removal lists took out of it as well was not trained on, but was not the run's choice either.
+    """
+    try:
+        path = os.path.join(data["run"], "manifest.json")
+        record = storage.read_json(path)
+        ours = record["command"] == "reshard" and storage.sha256(path) == data["sha256"]
+        return record["subset"]["sha256"] if ours else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _differences(record: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
@@ -243,9 +285,12 @@ def _pool(manifest: Any) -> tuple[str, str | None, bool]:
 
 
 def _record(
-    asked: Asked, training_record: dict[str, Any], results: dict[str, dict[str, Any]], lacks: list[str]
+    asked: Asked,
+    training_record: dict[str, Any],
+    trained: Sequence[_Trained],
+    results: dict[str, dict[str, Any]],
+    lacks: list[str],
 ) -> dict[str, Any]:
-    trained = {key: value for key, value in training_record.items() if key not in ("data", "loss")}
     parts = ("weight", "samples", "shards", "sha256")  # not where a run lies here
     return {
         "scale": training_record["scale"],
@@ -253,9 +298,9 @@ def _record(
         "method": asked.method,
         "author": asked.author,
         "writeup": asked.writeup,
-        "dataset_size": sum(data["samples"] for data in training_record["data"]),
-        "training": trained,
-        "data": [{key: data[key] for key in parts} for data in training_record["data"]],
+        "dataset_size": sum(one.data["samples"] for one in trained),
+        "training": {key: value for key, value in training_record.items() if key not in ("data", "loss")},
+        "data": [{key: one.data[key] for key in parts} | {"run_sha256": one.sha256} for one in trained],
         "means": evaluate.means(results),
         "left_out": [key for key in results if key not in DATACOMP],
         "complete": not lacks,
@@ -263,18 +308,19 @@ def _record(
 
 
 def _write(
-    asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run], results: dict[str, dict[str, Any]]
+    asked: Asked, record: dict[str, Any], trained: Sequence[_Trained], results: dict[str, dict[str, Any]]
 ) -> None:
     home = os.path.join(asked.out, f"{record['scale']}_scale")
     storage.write_json(os.path.join(asked.out, "submission.json"), record | {"email": asked.email})
     storage.remove(home)
     names: set[str] = set()
-    for run in runs:
+    for one in trained:
+        run = one.run
         stem = os.path.basename(os.path.abspath(run.path)) if storage.is_local(run.path) else run.path.split("/")[-1]
-        stem = next(name for n in range(len(runs)) if (name := stem if not n else f"{stem}-{n}") not in names)
+        stem = next(name for n in range(len(trained)) if (name := stem if not n else f"{stem}-{n}") not in names)
         names.add(stem)
         if asked.track == "byod":
-            write_links(run.path, os.path.join(home, "samples", f"{stem}.parquet"))
+            write_links(one.shards, os.path.join(home, "samples", f"{stem}.parquet"))
         else:
             storage.write(os.path.join(home, "samples", f"{stem}.npy"), storage.read(run.subset))
     # DataComp wants no more lines than it has tasks, and finds them by their names.
@@ -288,9 +334,8 @@ def _write(
     storage.write_json(os.path.join(home, "submission.json"), record)
 
 
-def write_links(run: str, path: str) -> None:
-    """Parquet of url and text of every sample in a run's shards, as their json members have them."""
-    folder = storage.join(run, "shards")
+def write_links(folder: str, path: str) -> None:
+    """Parquet of url and text of every sample in a folder of shards, as their json members have them."""
     with storage.atomic(path) as file, pq.ParquetWriter(file, _LINKS) as writer:
         for name in filter(lambda name: name.endswith(".tar"), storage.names(folder)):
             with tars.opened(storage.join(folder, name)) as tar:

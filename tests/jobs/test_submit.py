@@ -201,6 +201,50 @@ def test_scores_that_are_somebodys_own_say_nothing_of_the_pool(study, capsys, te
     )
 
 
+@pytest.fixture
+def resharded(study, curate):
+    """The study with another training, on shards that were made by its run's subset."""
+    import io
+    import tarfile
+
+    (study / "tars").mkdir()
+    with tarfile.open(study / "tars/0.tar", "w") as tar:
+        for n, (high, low) in enumerate(np.load(study / "run/subset.npy").tolist()):
+            body = json.dumps({"uid": f"{high:016x}{low:016x}", "url": f"http://x/{n}", "caption": str(n)}).encode()
+            for kind, data in ("jpg", b"image"), ("json", body), ("txt", b"text"):
+                member = tarfile.TarInfo(f"{n}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    subset = study / "run/subset.npy"
+    done = curate("reshard", "--shards", study / "tars", "--subset", subset, "--out", study / "rsh", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    manifest = hashlib.sha256((study / "rsh/manifest.json").read_bytes()).hexdigest()
+    data = {"run": str(study / "rsh"), "weight": 1.0, "samples": 300, "shards": 1, "sha256": manifest}
+    change(study / "model/train.json", data=[data])
+    return study
+
+
+def test_a_run_whose_subset_was_resharded_can_be_submitted(resharded):
+    assert main(words(resharded)) == 0
+    found = contents(resharded / "bundle")
+    assert found["small_scale/samples/run.npy"] == (resharded / "run/subset.npy").read_bytes()
+    own, theirs = (hashlib.sha256((resharded / name / "manifest.json").read_bytes()).hexdigest()
+                   for name in ("run", "rsh"))  # fmt: skip
+    (data,) = json.loads(found["submission.json"])["data"]
+    assert (data["run_sha256"], data["sha256"]) == (own, theirs)
+    assert main(words(resharded, "--track", "byod")) == 0
+    links = pq.read_table(resharded / "bundle/small_scale/samples/run.parquet")
+    assert links.num_rows == len(np.load(resharded / "run/subset.npy"))
+
+
+def test_shards_are_no_run_that_chose_them(resharded, capsys):
+    assert main([*words(resharded), "--run", str(resharded / "rsh")]) == 1
+    assert "holds what `curate reshard` wrote, but a run that chose rows is needed" in capsys.readouterr().err
+    change(resharded / "rsh/manifest.json", subset={"sha256": "0" * 64})
+    assert main(words(resharded)) == 1
+    assert "nor what `curate reshard` made of its subset" in capsys.readouterr().err
+
+
 def another_subset(study):
     np.save(study / "run/subset.npy", np.array([(1, 2)], "u8,u8"))
 
@@ -280,7 +324,7 @@ def test_links_and_captions_come_from_the_shards(tmp_path):
                 member = tarfile.TarInfo(f"{shard}{n}.json")
                 member.size = len(body)
                 tar.addfile(member, io.BytesIO(body))
-    submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
+    submission.write_links(str(tmp_path / "shards"), str(tmp_path / "links.parquet"))
     assert pq.read_table(tmp_path / "links.parquet").to_pydict() == {
         "url": ["http://x/0/0", "http://x/0/1", "http://x/1/0"],
         "text": ["a", None, "c"],
@@ -291,7 +335,7 @@ def test_links_and_captions_come_from_the_shards(tmp_path):
             member.size = len(broken)
             tar.addfile(member, io.BytesIO(broken))
         with pytest.raises(CurateError, match=r"00000001\.tar: the json of k is missing or broken"):
-            submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
+            submission.write_links(str(tmp_path / "shards"), str(tmp_path / "links.parquet"))
 
 
 def test_the_tracks_are_those_of_the_pipeline():
