@@ -411,11 +411,33 @@ def test_a_stage_may_run_on_a_cluster():
         ({"out": "o", "choose": {"recipe": "no.yaml"}}, r"^s.yaml: choose: no.yaml"),
         ({"out": "o", "choose": {"recipe": "datacomp_1b"}}, "^s.yaml: choose: recipe datacomp_1b: needs a file of"),
         ({"out": "o", "choose": {}, "evaluate": {"tasks": "imagnet1k"}}, "^s.yaml: evaluate: --tasks: unknown task"),
+        ({"out": "o", "choose": {}, "evaluate": {"data": "no"}}, "^s.yaml: evaluate: --data no: is no folder, but"),
+        ({"out": "o", "choose": {"select-only": True}, "train": {"scale": "laptop"}},
+         "^s.yaml: choose has select-only, so it makes no shards, but train needs some"),
     ],
 )
 def test_a_file_that_is_no_study(given, error):
     with pytest.raises(CurateError, match=error):
         run_job.plan(given, "s.yaml")
+
+
+def test_rows_that_are_only_chosen_leave_the_shards_to_others():
+    for train in {}, {"train": {"scale": "laptop", "data": "shards"}}:
+        assert run_job.plan({"out": "o", "choose": {"select-only": True}, **train}, "s.yaml")
+
+
+def test_the_stages_after_a_training_on_slurm_wait_for_it(curate, tmp_path):
+    (tmp_path / "all.yaml").write_text("name: all\nsteps: []\nshards: {samples: 40}\n")
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(tiny_model.TO_TRAIN))
+    given = {"out": "study", "choose": {"pool": "demo:120", "recipe": "all.yaml"}, "evaluate": None,
+             "train": {"scale": "laptop", "model": "tiny-vit.json", "slurm": True}}  # fmt: skip
+    (tmp_path / "study.yaml").write_text(json.dumps(given))
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = curate("run", "study.yaml", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "curate run: the stages after train wait for Slurm. Submit its script, then run this again." in done.stderr
+    assert "curate run: evaluate" not in done.stderr
+    assert (tmp_path / "study/model/train.sbatch").exists()
 
 
 @pytest.mark.parametrize("option", ["--method", "--author", "--email"])
