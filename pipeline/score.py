@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, printable, reason
 from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import encoding, folder, manifest, models, pieces, planning, progress, scored_files, shard_index, storage
 from pipeline.options import FetchPolicy
@@ -86,7 +86,7 @@ def score(request: Request) -> dict[str, Any]:
     with folder.claim(request.out, identity, request.overwrite), pool.serve() as resolve:
         record = storage.join(request.out, "scores.json")
         if storage.exists(record):
-            return storage.read_json(record) | {"nothing_to_do": True}
+            return _read_record(record) | {"nothing_to_do": True}
         columns = ("uid", "text") if shards else ("url", "text", *found.optional)
         job = encoding.EncodeJob(request.out, request.model, request.pretrained, columns, request.batch,
                                  max(1, (os.cpu_count() or 1) // request.workers), _halved(request.fetch, resolve),
@@ -97,6 +97,20 @@ def score(request: Request) -> dict[str, Any]:
         storage.write_json(record, identity | _collected(files, request.out, started))
         storage.remove(storage.join(request.out, "work"))
         return storage.read_json(record)
+
+
+def _read_record(path: str) -> dict[str, Any]:
+    """scores.json, with all that is read of it in place."""
+    try:
+        record = storage.read_json(path)
+        numbers = [record["rows"], *record["statuses"].values()]
+        if not all(isinstance(n, int) for n in numbers) or not {"model", "name"} <= record.keys():
+            raise TypeError("a number or a name is something else")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise CurateError(f"{path}: is not what `curate score` writes ({type(error).__name__}: {reason(error)}), but "
+                          f"it says what was scored. Run the same command again with --overwrite."
+                          ) from error  # fmt: skip
+    return record
 
 
 def _halved(fetch: FetchPolicy, resolve: Any) -> FetchPolicy:

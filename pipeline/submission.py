@@ -4,7 +4,7 @@
     BUNDLE/{scale}_scale/samples/RUN.npy        the uids of a run's subset; RUN.parquet, urls and captions, for byod
     BUNDLE/{scale}_scale/checkpoint.pt          the weights, on demand
     BUNDLE/{scale}_scale/submission.json        track, method, author, and what was trained how
-    BUNDLE/submission.json                      the same with the email; it stays here
+    BUNDLE/submission.json                      the same with the email; it stays here, and is written last
 
 Differs from DataComp's evaluate.py: the training's record is no pickle, and nothing is sent but to the Hub.
 """
@@ -111,16 +111,7 @@ def read_training(folder: str) -> dict[str, Any]:
     if not os.path.exists(path):
         raise CurateError(f"--train {printable(folder)}: has no train.json, but a finished training does. Give the "
                           f"--out of `curate train`, or run that again to finish it.")  # fmt: skip
-    try:
-        record = storage.read_json(path)
-        texts = [record[name] for name in ("scale", "model", "weights_sha256")]
-        texts += [data["sha256"] for data in record["data"]]
-        if not all(isinstance(text, str) for text in texts) or record["finished"] is not True:
-            raise TypeError("a name is something else")
-        TRAININGS[record["scale"]]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise CurateError(f"{path}: is not what `curate train` writes ({type(error).__name__}: {reason(error)}). Give "
-                          f"its --out.") from error  # fmt: skip
+    record = training.read_record(path)
     weights = os.path.join(folder, models.WEIGHTS)
     if not os.path.exists(weights) or storage.sha256(weights) != record["weights_sha256"]:
         raise CurateError(f"{weights}: is missing, or is not what the training wrote, but the results are to be of its "
@@ -311,7 +302,8 @@ def _write(
     asked: Asked, record: dict[str, Any], trained: Sequence[_Trained], results: dict[str, dict[str, Any]]
 ) -> None:
     home = os.path.join(asked.out, f"{record['scale']}_scale")
-    storage.write_json(os.path.join(asked.out, "submission.json"), record | {"email": asked.email})
+    about = os.path.join(asked.out, "submission.json")
+    storage.write_json(about, {"complete": False})  # by which the folder is a bundle's, should this be killed
     storage.remove(home)
     names: set[str] = set()
     for one in trained:
@@ -332,6 +324,7 @@ def _write(
         with open(os.path.join(asked.train, models.WEIGHTS), "rb") as weights, copy as file:
             shutil.copyfileobj(weights, file)
     storage.write_json(os.path.join(home, "submission.json"), record)
+    storage.write_json(about, record | {"email": asked.email})
 
 
 def write_links(folder: str, path: str) -> None:

@@ -46,7 +46,9 @@ def study(curate, write_pool, toy_rows, tmp_path):
     manifest = hashlib.sha256((tmp_path / "run/manifest.json").read_bytes()).hexdigest()
     data = {"run": "runs/mine", "weight": 1.0, "samples": 300, "shards": 3, "sha256": manifest}
     record = {"scale": "small", **dataclasses.asdict(small), "beta2": 0.98, "precision": "amp", "data": [data],
-              "finished": True, "loss": [[1, 8.3]], "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
+              "finished": True, "loss": [[1, 8.3]],
+              "samples_per_second": 9.5, "device": "cuda",
+              "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
     (tmp_path / "model/train.json").write_text(json.dumps(record))
     lines = [
         {"key": key, "dataset": task.name, "metrics": {task.main_metric: 0.25, "main_metric": 0.25}}
@@ -107,6 +109,17 @@ def test_a_bundle_is_made_again_in_its_place_and_nowhere_else(study, capsys):
     (study / "mine/x").write_text("x")
     assert main(words(study, "--out", study / "mine")) == 1
     assert "holds x but no bundle" in capsys.readouterr().err
+
+
+def test_a_bundling_that_stopped_leaves_no_complete_bundle(study, capsys):
+    assert main(words(study)) == 0
+    (study / "run/shards").mkdir()
+    (study / "run/shards/00000000.tar").write_bytes(b"no tar")
+    assert main(words(study, "--track", "byod")) == 1
+    assert "00000000.tar" in capsys.readouterr().err
+    assert json.loads((study / "bundle/submission.json").read_text()) == {"complete": False}
+    assert main(words(study)) == 0
+    assert json.loads((study / "bundle/submission.json").read_text())["complete"] is True
 
 
 def test_the_results_are_those_that_datacomp_reads(study, capsys):
