@@ -29,23 +29,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, and prints a table; returns the exit code."""
-    from pipeline import evaluate, tasks
+    from pipeline import evaluate
     from pipeline.failures import os_sentence
 
     out = args.out or os.path.join(args.model if os.path.isdir(args.model) else "", "results.jsonl")
     if not out.endswith(".jsonl") or "://" in out:
         raise CurateError(f"--out {printable(out)}: is no local path that ends in .jsonl, but results go there, and "
                           f"what they are of into the .json beside it. Give one.")  # fmt: skip
-    if args.data is not None and not os.path.isdir(args.data):
-        raise CurateError(f"--data {printable(args.data)}: is no folder, but the tasks' folders are to be there. Look "
-                          f"at the path.")  # fmt: skip
-    wanted = tasks.named(args.tasks)
+    wanted = asked_tasks(args)
     try:
         record = evaluate.run(wanted, args.data, args.model, args.pretrained, out, args.batch, args.overwrite)
     except OSError as error:
         raise CurateError(os_sentence(error)) from error
     _summarise(record, wanted, out)
     return 0
+
+
+def asked_tasks(args: argparse.Namespace) -> list:
+    """The tasks, after a look at where they are to be.
+
+    Raises:
+        CurateError: there is no such folder or task.
+    """
+    from pipeline import tasks
+
+    if args.data is not None and not os.path.isdir(args.data):
+        raise CurateError(f"--data {printable(args.data)}: is no folder, but the tasks' folders are to be there. Look "
+                          f"at the path.")  # fmt: skip
+    return tasks.named(args.tasks)
 
 
 def _summarise(record: dict[str, Any], wanted: list, out: str) -> None:

@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
+from jobs import evaluate
 from jobs.cli import Parser, Terminated, parsed
 from metadata import plain_yaml
 from metadata.errors import CurateError, printable, unknown
@@ -36,7 +38,17 @@ def run(args: argparse.Namespace) -> int:
                 raise
         if code:
             return code if code > 0 else 1
+        if stage == "train" and _waits(words[1:]):
+            print("curate run: the stages after train wait for Slurm. Submit its script, then run this again.",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            return 0
     return 0
+
+
+def _waits(words: Sequence[str]) -> bool:
+    """Whether a training was handed to Slurm and isn't finished."""
+    args = _parsed("train", words)
+    return args.slurm and not os.path.exists(os.path.join(args.out, "train.json"))
 
 
 def _read(path: str) -> Any:
@@ -52,8 +64,8 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
     """Each stage's command, after all were parsed: a word that is wrong in the last is said before the first begins.
 
     Raises:
-        CurateError: a stage is unknown or missing, its options are no mapping or not its command's, or there is no such
-            recipe or task.
+        CurateError: a stage is unknown or missing, its options are no mapping or not its command's, there is no such
+            recipe, task or folder of tasks, or no shards to train on.
     """
     if not isinstance(given, Mapping) or not isinstance(given.get("out"), str) or not given["out"].strip("/"):
         raise CurateError(f"{path}: has no `out`, but every stage writes below that folder. Add out: runs/mine.")
@@ -73,6 +85,9 @@ def plan(given: Any, path: str) -> list[tuple[str, list[str]]]:
         except CurateError as error:
             raise CurateError(f"{path}: {stage}: {error}") from error
         commands.append((stage, words if stage == "choose" else [stage, *words]))
+    if asked["choose"].get("select-only") and "data" not in asked.get("train", {"data": ""}):
+        raise CurateError(f"{path}: choose has select-only, so it makes no shards, but train needs some. Leave "
+                          f"select-only out, or give train its data, as in train: {{data: shards}}.")  # fmt: skip
     return commands
 
 
@@ -113,18 +128,21 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _check(stage: str, words: Sequence[str]) -> None:
-    """Raises CurateError for what the stage's command doesn't take, and for a recipe or task that isn't there."""
-    parser = _Stage(add_help=False)
-    importlib.import_module("jobs.main" if stage == "choose" else f"jobs.{stage}").add_arguments(parser)
-    args = parsed(parser, words)
+    """Raises CurateError for what the stage's command doesn't take, and for a recipe or tasks that aren't there."""
+    args = _parsed(stage, words)
     if stage == "choose":
         from filters import recipes
 
         recipes.named(args.recipe or recipes.DEFAULT, dict(args.file))
     if stage == "evaluate":
-        from pipeline import tasks
+        evaluate.asked_tasks(args)
 
-        tasks.named(args.tasks)
+
+def _parsed(stage: str, words: Sequence[str]) -> argparse.Namespace:
+    """The stage's options, as its command takes them."""
+    parser = _Stage(add_help=False)
+    importlib.import_module("jobs.main" if stage == "choose" else f"jobs.{stage}").add_arguments(parser)
+    return parsed(parser, words)
 
 
 class _Stage(Parser):

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from jobs.cli import folder
-from metadata.errors import CurateError
+from metadata.errors import CurateError, printable
 
 #: The names of pipeline.submission.TRACKS, here without what that imports.
 _TRACKS = ("filtering", "byod")
@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
         raise CurateError(os_sentence(error)) from error
     for lack in lacks:
         print(f"warning: no submission yet: {lack}", file=sys.stderr)
+    if left_out := record["left_out"]:
+        print(f"warning: left out of results.jsonl, for they are no tasks of DataComp's: "
+              f"{printable(', '.join(left_out))}", file=sys.stderr)  # fmt: skip
     sizes = submission.files(asked.out, record["scale"])
     print(f"{'to be sent' if args.push else 'bundled'}{f' to {args.push}' if args.push else ''}:")
     for name, size in sizes:

@@ -48,7 +48,7 @@ def run(
         finished = {task.key for task in tasks if _has(results.get(task.key), task)}
         files = {task.key: _known_by(task, data, task.key in finished) for task in tasks}
         encoder = models.open_model(model, pretrained)
-        config = hashlib.sha256(json.dumps(encoder.config, sort_keys=True).encode()).hexdigest()
+        config = models.config_sha256(encoder.config)
         about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
                  "data": os.path.abspath(data) if data else "the Hub"}  # fmt: skip
         record = _claim(record_path, about, bool(results))

@@ -8,8 +8,8 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from metadata.errors import CurateError, reason
-from pipeline import storage, subset
+from metadata.errors import CurateError, printable, reason
+from pipeline import folder, storage, subset
 
 #: As many as colours that can be told apart.
 MAX_RUNS = 10
@@ -68,6 +68,9 @@ def open_run(path: str, label: str = "") -> Run:
                               f"again to finish it.")
         raise CurateError(f"{path}: holds no run, but a run's folder or a subset file (.npy) is needed. Give the --out "
                           f"of a `curate --pool …`.")
+    if (command := folder.command_of(path)) not in (None, folder.MAIN):
+        raise CurateError(f"{path}: holds what `curate {printable(command)}` wrote, but a run that chose rows is "
+                          f"needed. Give the --out of the `curate --pool …` that it came from.")  # fmt: skip
     return Run(label, path, read_manifest(manifest))
 
 

@@ -23,6 +23,9 @@ OUTPUTS = (
 #: Parts of an identity that may list thousands of files, and by what these are known.
 _FILES = {"files": "path", "shards": "name", "pool": "name"}
 
+#: Parts of an identity that are no option themselves, and what to do where they differ.
+_MENDED = {"samples_a_part": "give --workers N and --accum N as before"}
+
 
 @contextlib.contextmanager
 def claim(folder: str, identity: dict[str, Any], overwrite: bool) -> Iterator[None]:
@@ -169,7 +172,7 @@ def _difference(key: str, was: Any, now: Any) -> str:
         name = next(name for name in sorted(before | after) if before.get(name) != after.get(name))
         how = "is gone" if name not in after else "is new" if name not in before else "has changed"
         return f"of its {key} {printable(name, 300)} {how}"
-    return f"{key} was {_short(was)}, now {_short(now)}"
+    return f"{key} was {_short(was)}, now {_short(now)}" + (f": {_MENDED[key]}" if key in _MENDED else "")
 
 
 def _short(value: Any) -> str:

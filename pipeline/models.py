@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import functools
+import hashlib
 import io
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -236,6 +238,11 @@ def _preprocessing(name: str, tags: Sequence[str]) -> dict[str, Any]:
     of_tags = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
     kinds = [{key: of[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in of} for of in of_tags]
     return kinds[0] if kinds and all(kind == kinds[0] for kind in kinds) else {}
+
+
+def config_sha256(config: dict[str, Any]) -> str:
+    """By which results say what layers the weights were in, wherever the config's file lies and however it is set."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def on_gpu() -> bool:

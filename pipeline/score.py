@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from metadata.errors import CurateError, printable
+from metadata.errors import CurateError, printable, reason
 from metadata.schema import FEATURES, MODEL_NAME, score_column
 from pipeline import (
     encoding,
@@ -97,7 +97,7 @@ def score(request: Request) -> dict[str, Any]:
     with folder.claim(request.out, identity, request.overwrite), pool.serve() as resolve:
         record = storage.join(request.out, "scores.json")
         if storage.exists(record):
-            return storage.read_json(record) | {"nothing_to_do": True}
+            return _read_record(record) | {"nothing_to_do": True}
         columns = ("uid", "text") if shards else ("url", "text", *found.optional)
         threads = max(1, (os.cpu_count() or 1) // request.workers)
         job = encoding.EncodeJob(request.out, request.model, request.pretrained, about["weights"], about["config"],
@@ -118,6 +118,20 @@ def _shards(given: str) -> tuple[str, list[str]]:
     if shard_folders.is_run(shards, f"--shards {printable(given)}") or "sizes.json" in storage.names(shards):
         shard_folders.read_sizes(shards)
     return shards, names
+
+
+def _read_record(path: str) -> dict[str, Any]:
+    """scores.json, with all that is read of it in place."""
+    try:
+        record = storage.read_json(path)
+        numbers = [record["rows"], *record["statuses"].values()]
+        if not all(isinstance(n, int) for n in numbers) or not {"model", "name"} <= record.keys():
+            raise TypeError("a number or a name is something else")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise CurateError(f"{path}: is not what `curate score` writes ({type(error).__name__}: {reason(error)}), but "
+                          f"it says what was scored. Run the same command again with --overwrite."
+                          ) from error  # fmt: skip
+    return record
 
 
 def _halved(fetch: FetchPolicy, resolve: Any) -> FetchPolicy:

@@ -1,10 +1,10 @@
 """A submission to DataComp, bundled as its repo on the Hub is laid out, after everything in it was compared.
 
-    BUNDLE/{scale}_scale/results.jsonl          a line for each task
+    BUNDLE/{scale}_scale/results.jsonl          a line for each of DataComp's tasks, by its name
     BUNDLE/{scale}_scale/samples/RUN.npy        the uids of a run's subset; RUN.parquet, urls and captions, for byod
     BUNDLE/{scale}_scale/checkpoint.pt          the weights, on demand
     BUNDLE/{scale}_scale/submission.json        track, method, author, and what was trained how
-    BUNDLE/submission.json                      the same with the email; it stays here
+    BUNDLE/submission.json                      the same with the email; it stays here, and is written last
 
 Differs from DataComp's evaluate.py: the training's record is no pickle, and nothing is sent but to the Hub.
 """
@@ -73,10 +73,11 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     _check_out(asked.out)
     training_record = read_training(asked.train)
     runs = [_open_run(path) for path in asked.runs]
-    results, evaluated = _check_results(asked, training_record)
-    _check_data(runs, training_record)
+    config = _config(asked.train)
+    results, evaluated = _check_results(asked, training_record, config)
+    trained = _check_data(runs, training_record)
     lacks = [
-        *_differences(asked.train, training_record),
+        *_differences(training_record, config),
         *_other_pools(asked, runs, training_record["scale"]),
         *_other_tasks(results, evaluated),
     ]
@@ -88,8 +89,8 @@ def bundle(asked: Asked) -> tuple[dict[str, Any], list[str]]:
     if lacks and not asked.partial:
         raise CurateError(f"{asked.train}: this is no submission: {'; '.join(lacks)}; but all must be DataComp's. Mend "
                           f"that, or give --partial to bundle it all the same.")  # fmt: skip
-    record = _record(asked, training_record, results, lacks)
-    _write(asked, record, runs)
+    record = _record(asked, training_record, trained, results, lacks)
+    _write(asked, record, trained, results)
     return record, lacks
 
 
@@ -110,21 +111,22 @@ def read_training(folder: str) -> dict[str, Any]:
     if not os.path.exists(path):
         raise CurateError(f"--train {printable(folder)}: has no train.json, but a finished training does. Give the "
                           f"--out of `curate train`, or run that again to finish it.")  # fmt: skip
-    try:
-        record = storage.read_json(path)
-        texts = [record[name] for name in ("scale", "model", "weights_sha256")]
-        texts += [data["sha256"] for data in record["data"]]
-        if not all(isinstance(text, str) for text in texts) or record["finished"] is not True:
-            raise TypeError("a name is something else")
-        TRAININGS[record["scale"]]
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        raise CurateError(f"{path}: is not what `curate train` writes ({type(error).__name__}: {reason(error)}). Give "
-                          f"its --out.") from error  # fmt: skip
+    record = training.read_record(path)
     weights = os.path.join(folder, models.WEIGHTS)
     if not os.path.exists(weights) or storage.sha256(weights) != record["weights_sha256"]:
         raise CurateError(f"{weights}: is missing, or is not what the training wrote, but the results are to be of its "
                           f"weights. Run `curate train` again with --overwrite.")  # fmt: skip
     return record
+
+
+def _config(folder: str) -> dict[str, Any]:
+    """The trained model's config."""
+    path = os.path.join(folder, models.CONFIG)
+    try:
+        return dict(storage.read_json(path))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise CurateError(f"{path}: can't be read ({reason(error)}), but it says which model was trained. Run `curate "
+                          f"train` again with --overwrite.") from error  # fmt: skip
 
 
 def _open_run(path: str) -> finished.Run:
@@ -138,21 +140,28 @@ def _open_run(path: str) -> finished.Run:
     return run
 
 
-def _check_results(asked: Asked, training_record: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
-    """The results' lines by key, which are of the trained weights, and how many images each is of."""
+def _check_results(
+    asked: Asked, training_record: dict[str, Any], config: dict[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """The results' lines by key, which are of the trained model, and how many images each is of."""
     if not os.path.exists(asked.results):
         raise CurateError(f"--results {printable(asked.results)}: there is no such file. Give the --out of `curate "
                           f"evaluate`.")  # fmt: skip
     about = f"{asked.results.removesuffix('.jsonl')}.json"
     try:
         record = storage.read_json(about)
-        weights, sizes = record["weights"], {key: int(task["size"]) for key, task in record["tasks"].items()}
+        weights, layers = record["weights"], record["config_sha256"]
+        sizes = {key: int(task["size"]) for key, task in record["tasks"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CurateError(f"{about}: can't be read ({reason(error)}), but it says which model the results beside it "
                           f"are of. `curate evaluate` writes it.") from error  # fmt: skip
     if weights != training_record["weights_sha256"]:
         raise CurateError(f"{asked.results}: is of the weights {printable(weights, 80)}, but --train has others, "
                           f"{training_record['weights_sha256']}. Evaluate the model of --train.")  # fmt: skip
+    if layers != (trained := models.config_sha256(config)):
+        raise CurateError(f"{asked.results}: is of a model with the config_sha256 {printable(layers, 80)}, but --train "
+                          f"has {trained}: the same weights in other layers. Evaluate the model of --train."
+                          )  # fmt: skip
     results = evaluate.read_results(asked.results)
     for key, line in results.items():
         if not 0 <= (score := line["metrics"]["main_metric"]) <= 1:
@@ -161,29 +170,71 @@ def _check_results(asked: Asked, training_record: dict[str, Any]) -> tuple[dict[
     return results, sizes
 
 
-def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> None:
-    """The runs are those that were trained on, all and only they."""
-    ours = {storage.sha256(storage.join(run.path, "manifest.json")): run.path for run in runs}
-    trained = {data["sha256"]: data["run"] for data in training_record["data"]}
-    if other := [path for sha256, path in ours.items() if sha256 not in trained]:
-        raise CurateError(f"--run {printable(other[0])}: was not trained on as it is, but "
-                          f"{printable(', '.join(trained.values()))} was. Give that, or train again.")  # fmt: skip
-    if absent := [run for sha256, run in trained.items() if sha256 not in ours]:
-        raise CurateError(f"--run: {printable(absent[0])} was trained on too, but is not given. Give --run for each.")
+@dataclasses.dataclass(frozen=True)
+class _Trained:
+    """A run that was trained on.
+
+    Attributes:
+        run: that chose the rows.
+        shards: the folder they were read from: the run's, or one of `curate reshard` by its subset.
+        sha256: of the run's manifest.
+        data: what the training's record says of it.
+    """
+
+    run: finished.Run
+    shards: str
+    sha256: str
+    data: dict[str, Any]
 
 
-def _differences(folder: str, record: dict[str, Any]) -> Iterator[str]:
+def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> list[_Trained]:
+    """The runs are those that were trained on, all and only they, as they are or resharded."""
+    left, found = list(training_record["data"]), []
+    for run in runs:
+        assert run.manifest is not None
+        manifest = storage.sha256(storage.join(run.path, "manifest.json"))
+        chosen = run.manifest["sha256"]["subset.npy"]
+        data = next((data for data in left if manifest == data["sha256"] or _resharded(data) == chosen), None)
+        if data is None:
+            there = ", ".join(str(data["run"]) for data in training_record["data"])
+            raise CurateError(f"--run {printable(run.path)}: was not trained on as it is, nor what `curate reshard` "
+                              f"made of its subset, but {printable(there)} was. Give the run that chose those rows, or "
+                              f"train again.")  # fmt: skip
+        left.remove(data)
+        shards = storage.join(run.path, "shards") if manifest == data["sha256"] else data["run"]
+        found.append(_Trained(run, shards, manifest, data))
+    if left:
+        raise CurateError(f"--run: {printable(left[0]['run'])} was trained on too, but is not given. Give --run for "
+                          f"each.")  # fmt: skip
+    return found
+
+
+def _resharded(data: dict[str, Any]) -> str | None:
+    """sha256 of the subset that those shards were made by, where `curate reshard` made them and they lie there still.
+
+    What removal lists took out of it as well was not trained on, but was not the run's choice either.
+    """
+    try:
+        path = os.path.join(data["run"], "manifest.json")
+        record = storage.read_json(path)
+        ours = record["command"] == "reshard" and storage.sha256(path) == data["sha256"]
+        return record["subset"]["sha256"] if ours else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _differences(record: dict[str, Any], config: dict[str, Any]) -> Iterator[str]:
     """How the training differs from the scale's."""
     own = TRAININGS[record["scale"]]
     if record["scale"] not in SCALES:
         yield f"{record['scale']} is none of DataComp's scales"
-    name, config, _ = training.model_config(own.model)
+    name, scales_config, _ = training.model_config(own.model)
     wanted = {"model": name, "samples_seen": own.samples_seen, "batch": own.batch, "lr": own.lr, "warmup": own.warmup,
               "beta2": own.beta2 or _BETA2, "checkpoints": own.checkpoints, "precision": _PRECISION}  # fmt: skip
     for key, value in wanted.items():
         if record.get(key) != value:
             yield f"{key} is {printable(record.get(key))} and not the scale's {value}"
-    if record["model"] == name and storage.read_json(os.path.join(folder, models.CONFIG)) != config:
+    if record["model"] == name and config != scales_config:
         yield f"the model is called {name} but has another config"
 
 
@@ -225,9 +276,12 @@ def _pool(manifest: Any) -> tuple[str, str | None, bool]:
 
 
 def _record(
-    asked: Asked, training_record: dict[str, Any], results: dict[str, dict[str, Any]], lacks: list[str]
+    asked: Asked,
+    training_record: dict[str, Any],
+    trained: Sequence[_Trained],
+    results: dict[str, dict[str, Any]],
+    lacks: list[str],
 ) -> dict[str, Any]:
-    trained = {key: value for key, value in training_record.items() if key not in ("data", "loss")}
     parts = ("weight", "samples", "shards", "sha256")  # not where a run lies here
     return {
         "scale": training_record["scale"],
@@ -235,38 +289,46 @@ def _record(
         "method": asked.method,
         "author": asked.author,
         "writeup": asked.writeup,
-        "dataset_size": sum(data["samples"] for data in training_record["data"]),
-        "training": trained,
-        "data": [{key: data[key] for key in parts} for data in training_record["data"]],
+        "dataset_size": sum(one.data["samples"] for one in trained),
+        "training": {key: value for key, value in training_record.items() if key not in ("data", "loss")},
+        "data": [{key: one.data[key] for key in parts} | {"run_sha256": one.sha256} for one in trained],
         "means": evaluate.means(results),
+        "left_out": [key for key in results if key not in DATACOMP],
         "complete": not lacks,
     }  # fmt: skip
 
 
-def _write(asked: Asked, record: dict[str, Any], runs: Sequence[finished.Run]) -> None:
+def _write(
+    asked: Asked, record: dict[str, Any], trained: Sequence[_Trained], results: dict[str, dict[str, Any]]
+) -> None:
     home = os.path.join(asked.out, f"{record['scale']}_scale")
-    storage.write_json(os.path.join(asked.out, "submission.json"), record | {"email": asked.email})
+    about = os.path.join(asked.out, "submission.json")
+    storage.write_json(about, {"complete": False})  # by which the folder is a bundle's, should this be killed
     storage.remove(home)
     names: set[str] = set()
-    for run in runs:
+    for one in trained:
+        run = one.run
         stem = os.path.basename(os.path.abspath(run.path)) if storage.is_local(run.path) else run.path.split("/")[-1]
-        stem = next(name for n in range(len(runs)) if (name := stem if not n else f"{stem}-{n}") not in names)
+        stem = next(name for n in range(len(trained)) if (name := stem if not n else f"{stem}-{n}") not in names)
         names.add(stem)
         if asked.track == "byod":
-            write_links(run.path, os.path.join(home, "samples", f"{stem}.parquet"))
+            write_links(one.shards, os.path.join(home, "samples", f"{stem}.parquet"))
         else:
             storage.write(os.path.join(home, "samples", f"{stem}.npy"), storage.read(run.subset))
-    storage.write(os.path.join(home, "results.jsonl"), storage.read(asked.results))
+    # DataComp wants no more lines than it has tasks, and finds them by their names.
+    lines = [line | {"dataset": DATACOMP[key].name} for key, line in results.items() if key in DATACOMP]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    storage.write(os.path.join(home, "results.jsonl"), text.encode())
     if asked.checkpoint:
         copy = storage.atomic(os.path.join(home, "checkpoint.pt"))
         with open(os.path.join(asked.train, models.WEIGHTS), "rb") as weights, copy as file:
             shutil.copyfileobj(weights, file)
     storage.write_json(os.path.join(home, "submission.json"), record)
+    storage.write_json(about, record | {"email": asked.email})
 
 
-def write_links(run: str, path: str) -> None:
-    """Parquet of url and text of every sample in a run's shards, as their json members have them."""
-    folder = storage.join(run, "shards")
+def write_links(folder: str, path: str) -> None:
+    """Parquet of url and text of every sample in a folder of shards, as their json members have them."""
     with storage.atomic(path) as file, pq.ParquetWriter(file, _LINKS) as writer:
         for name in filter(lambda name: name.endswith(".tar"), storage.names(folder)):
             with tars.opened(storage.join(folder, name)) as tar:

@@ -120,7 +120,8 @@ def named(text: str) -> list[Task]:
 
 
 def _listed(path: str) -> list[Task]:
-    """The tasks of a file that count: YAML, key to {name, size, main_metric}, each with a default but the key."""
+    """The tasks of a file that count: YAML, key to {name, size, main_metric}, of which what isn't given is DataComp's,
+    or a default for a task of one's own."""
     where = f"--tasks {printable(path)}"
     needed = "tasks are needed as plain YAML, {name, size, main_metric} by key"
     try:
@@ -132,7 +133,8 @@ def _listed(path: str) -> list[Task]:
     if not isinstance(found, dict) or not all(isinstance(about, dict | None) for about in found.values()):
         raise CurateError(f"{where}: is no list of tasks, but {needed}. Mend it.")
     listed = {key: about or {} for key, about in found.items() if key not in NOT_COUNTED}
-    tasks = [Task(key, about.get("name", key), about.get("size"), about.get("main_metric", "acc1"))
+    parts = ("name", "size", "main_metric")
+    tasks = [DATACOMP.get(key, Task(key, key))._replace(**{part: about[part] for part in parts if part in about})
              for key, about in listed.items()]  # fmt: skip
     if not tasks:
         raise CurateError(f"{where}: has no task that counts, but at least one is evaluated. Add it, "

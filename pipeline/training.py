@@ -145,13 +145,13 @@ def train(asked: Asked, planned: Plan, overwrite: bool = False) -> dict[str, Any
 
     Raises:
         CurateError: a shard is cut, damaged or another than sizes.json says; the folder is another training's; the
-            trainer failed, or its loss is no number any more.
+            trainer failed, or its loss is no number any more; train.json is damaged.
     """
     out = planned.out
     with folder.claim(out, planned.identity(), overwrite):
         record = os.path.join(out, "train.json")
         if os.path.exists(record):
-            return storage.read_json(record) | {"nothing_to_do": True}
+            return read_record(record) | {"nothing_to_do": True}
         log = Log(os.path.join(out, "out.log"))
         if _epochs_done(planned) < planned.training.checkpoints:
             training_data.check(planned.data)
@@ -161,9 +161,33 @@ def train(asked: Asked, planned: Plan, overwrite: bool = False) -> dict[str, Any
                 storage.write(os.path.join(out, "train.sbatch"), script.encode())
                 return None
             _train(planned, log)
+        if not log.entries:
+            raise CurateError(f"{log.path}: is gone or has no losses, but without them nobody knows whether the "
+                              f"training went well. Put it back, or give --overwrite to begin again.")  # fmt: skip
         _check_loss(planned, log)
         storage.write_json(record, _record(planned, log))
         return storage.read_json(record)
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """A finished training's train.json, with all that is read of it in place.
+
+    Raises:
+        CurateError: it is something else, or damaged.
+    """
+    try:
+        record = storage.read_json(path)
+        texts = [record[name] for name in ("scale", "model", "weights_sha256", "device", "precision")]
+        texts += [data["sha256"] for data in record["data"]]
+        float(record["loss"][-1][1]), float(record["samples_per_second"] or 0)
+        if not all(isinstance(text, str) for text in texts) or record["finished"] is not True:
+            raise TypeError("a name is something else")
+        TRAININGS[record["scale"]]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise CurateError(f"{path}: is not what `curate train` writes ({type(error).__name__}: {reason(error)}), but "
+                          f"that is needed. Give the folder of a training; if it is one, remove this file and run its "
+                          f"command again.") from error  # fmt: skip
+    return record
 
 
 def devices() -> tuple[str, int]:

@@ -60,12 +60,16 @@ class Plan:
         return self.samples_seen * data.weight / sum(one.weight * one.samples for one in self.data)
 
     def identity(self) -> dict[str, Any]:
-        """What decides what is trained; on how many devices and on which is left out."""
+        """What decides what is trained; on how many devices and on which is left out.
+
+        Of `workers` and `accum` what the trainer makes of them: it counts its steps, and what it has seen, by the part.
+        """
         return {
             "command": "train",
             "scale": self.scale,
             "model": {"name": self.training.model, "config": self.config},
             "training": {k: v for k, v in dataclasses.asdict(self.training).items() if k != "model"},
+            "samples_a_part": self.samples_a_part,
             "seed": self.seed,
             "data": [data.record() for data in self.data],
         }
@@ -141,7 +145,8 @@ def slurm_script(plan: Plan, options: Sequence[str], data: str) -> str:
         *options,
     ]
     again = ["train", f"--scale={plan.scale}", f"--data={data}", f"--model={plan.config_file or plan.training.model}",
-             f"--samples-seen={plan.training.samples_seen}", f"--seed={plan.seed}", f"--out={plan.out}"]  # fmt: skip
+             f"--samples-seen={plan.training.samples_seen}", f"--seed={plan.seed}",
+             f"--workers={plan.workers}", f"--accum={plan.accum}", f"--out={plan.out}"]  # fmt: skip
     return "\n".join([
         "#!/bin/bash",
         *(f"#SBATCH {option}" for option in asked),

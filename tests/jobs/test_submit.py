@@ -17,7 +17,7 @@ from fake_hub import FakeHub, serving
 from jobs import run as run_job
 from jobs.cli import main
 from metadata.errors import CurateError
-from pipeline import submission
+from pipeline import models, submission
 from pipeline.scales import TRAININGS
 from pipeline.tasks import DATACOMP
 
@@ -46,7 +46,9 @@ def study(curate, write_pool, toy_rows, tmp_path):
     manifest = hashlib.sha256((tmp_path / "run/manifest.json").read_bytes()).hexdigest()
     data = {"run": "runs/mine", "weight": 1.0, "samples": 300, "shards": 3, "sha256": manifest}
     record = {"scale": "small", **dataclasses.asdict(small), "beta2": 0.98, "precision": "amp", "data": [data],
-              "finished": True, "loss": [[1, 8.3]], "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
+              "finished": True, "loss": [[1, 8.3]],
+              "samples_per_second": 9.5, "device": "cuda",
+              "weights_sha256": hashlib.sha256(weights).hexdigest()}  # fmt: skip
     (tmp_path / "model/train.json").write_text(json.dumps(record))
     lines = [
         {"key": key, "dataset": task.name, "metrics": {task.main_metric: 0.25, "main_metric": 0.25}}
@@ -54,7 +56,8 @@ def study(curate, write_pool, toy_rows, tmp_path):
     ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     sizes = {key: {"size": task.size} for key, task in DATACOMP.items()}
-    (tmp_path / "results.json").write_text(json.dumps({"weights": record["weights_sha256"], "tasks": sizes}))
+    about = {"weights": record["weights_sha256"], "config_sha256": models.config_sha256(json.loads(config.read_text()))}
+    (tmp_path / "results.json").write_text(json.dumps({**about, "tasks": sizes}))
     return tmp_path
 
 
@@ -108,6 +111,27 @@ def test_a_bundle_is_made_again_in_its_place_and_nowhere_else(study, capsys):
     assert "holds x but no bundle" in capsys.readouterr().err
 
 
+def test_a_bundling_that_stopped_leaves_no_complete_bundle(study, capsys):
+    assert main(words(study)) == 0
+    (study / "run/shards").mkdir()
+    (study / "run/shards/00000000.tar").write_bytes(b"no tar")
+    assert main(words(study, "--track", "byod")) == 1
+    assert "00000000.tar" in capsys.readouterr().err
+    assert json.loads((study / "bundle/submission.json").read_text()) == {"complete": False}
+    assert main(words(study)) == 0
+    assert json.loads((study / "bundle/submission.json").read_text())["complete"] is True
+
+
+def test_the_results_are_those_that_datacomp_reads(study, capsys):
+    text = (study / "results.jsonl").read_text()
+    own = json.dumps({"key": "my/own", "dataset": "Own", "metrics": {"acc1": 0.5, "main_metric": 0.5}}) + "\n"
+    (study / "results.jsonl").write_text(own + text.replace('"dataset": "ImageNet 1k"', '"dataset": "imagenet1k"'))
+    assert main(words(study)) == 0
+    assert "left out of results.jsonl, for they are no tasks of DataComp's: my/own" in capsys.readouterr().err
+    assert (study / "bundle/small_scale/results.jsonl").read_text() == text
+    assert json.loads((study / "bundle/submission.json").read_text())["left_out"] == ["my/own"]
+
+
 def without_a_task(study):
     lines = (study / "results.jsonl").read_text().splitlines(keepends=True)
     (study / "results.jsonl").write_text("".join(line for line in lines if '"vtab/dtd"' not in line))
@@ -123,6 +147,12 @@ def with_part_of_a_task(study):
     change(study / "results.json", tasks=sizes | {"imagenet1k": {"size": 60}})
 
 
+def with_another_config(study):
+    change(study / "model/model.json", embed_dim=4)
+    config = json.loads((study / "model/model.json").read_text())
+    change(study / "results.json", config_sha256=models.config_sha256(config))
+
+
 LACKS = {
     "has 37 of the 38 tasks; missing are vtab/dtd": without_a_task,
     "model is RN50 and not the scale's ViT-B-32": lambda s: change(s / "model/train.json", model="RN50"),
@@ -133,7 +163,7 @@ LACKS = {
     "precision is fp32 and not the scale's amp": lambda s: change(s / "model/train.json", precision="fp32"),
     "checkpoints is 1 and not the scale's 5": lambda s: change(s / "model/train.json", checkpoints=1),
     "beta2 is 0.95 and not the scale's 0.98": lambda s: change(s / "model/train.json", beta2=0.95),
-    "the model is called ViT-B-32 but has another config": lambda s: change(s / "model/model.json", embed_dim=4),
+    "the model is called ViT-B-32 but has another config": with_another_config,
 }
 
 
@@ -184,6 +214,50 @@ def test_scores_that_are_somebodys_own_say_nothing_of_the_pool(study, capsys, te
     )
 
 
+@pytest.fixture
+def resharded(study, curate):
+    """The study with another training, on shards that were made by its run's subset."""
+    import io
+    import tarfile
+
+    (study / "tars").mkdir()
+    with tarfile.open(study / "tars/0.tar", "w") as tar:
+        for n, (high, low) in enumerate(np.load(study / "run/subset.npy").tolist()):
+            body = json.dumps({"uid": f"{high:016x}{low:016x}", "url": f"http://x/{n}", "caption": str(n)}).encode()
+            for kind, data in ("jpg", b"image"), ("json", body), ("txt", b"text"):
+                member = tarfile.TarInfo(f"{n}.{kind}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    subset = study / "run/subset.npy"
+    done = curate("reshard", "--shards", study / "tars", "--subset", subset, "--out", study / "rsh", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    manifest = hashlib.sha256((study / "rsh/manifest.json").read_bytes()).hexdigest()
+    data = {"run": str(study / "rsh"), "weight": 1.0, "samples": 300, "shards": 1, "sha256": manifest}
+    change(study / "model/train.json", data=[data])
+    return study
+
+
+def test_a_run_whose_subset_was_resharded_can_be_submitted(resharded):
+    assert main(words(resharded)) == 0
+    found = contents(resharded / "bundle")
+    assert found["small_scale/samples/run.npy"] == (resharded / "run/subset.npy").read_bytes()
+    own, theirs = (hashlib.sha256((resharded / name / "manifest.json").read_bytes()).hexdigest()
+                   for name in ("run", "rsh"))  # fmt: skip
+    (data,) = json.loads(found["submission.json"])["data"]
+    assert (data["run_sha256"], data["sha256"]) == (own, theirs)
+    assert main(words(resharded, "--track", "byod")) == 0
+    links = pq.read_table(resharded / "bundle/small_scale/samples/run.parquet")
+    assert links.num_rows == len(np.load(resharded / "run/subset.npy"))
+
+
+def test_shards_are_no_run_that_chose_them(resharded, capsys):
+    assert main([*words(resharded), "--run", str(resharded / "rsh")]) == 1
+    assert "holds what `curate reshard` wrote, but a run that chose rows is needed" in capsys.readouterr().err
+    change(resharded / "rsh/manifest.json", subset={"sha256": "0" * 64})
+    assert main(words(resharded)) == 1
+    assert "nor what `curate reshard` made of its subset" in capsys.readouterr().err
+
+
 def another_subset(study):
     np.save(study / "run/subset.npy", np.array([(1, 2)], "u8,u8"))
 
@@ -196,6 +270,8 @@ REFUSED = {
     "which model the results beside it are of": lambda s: (s / "results.json").unlink(),
     "but it says which model the results beside it": lambda s: (s / "results.json").write_text("[]"),
     "is of the weights abc, but --train has others": lambda s: change(s / "results.json", weights="abc"),
+    "the same weights in other layers": lambda s: change(s / "model/model.json", quick_gelu=True),
+    "model.json: can't be read (": lambda s: (s / "model/model.json").write_text("{"),
     "was not trained on as it is": lambda s: change(s / "run/manifest.json", scale="small", x=1),
     "is not what its run wrote": another_subset,
     "holds no run": lambda s: [(s / "run" / name).unlink() for name in ("manifest.json", "run.json")],
@@ -261,7 +337,7 @@ def test_links_and_captions_come_from_the_shards(tmp_path):
                 member = tarfile.TarInfo(f"{shard}{n}.json")
                 member.size = len(body)
                 tar.addfile(member, io.BytesIO(body))
-    submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
+    submission.write_links(str(tmp_path / "shards"), str(tmp_path / "links.parquet"))
     assert pq.read_table(tmp_path / "links.parquet").to_pydict() == {
         "url": ["http://x/0/0", "http://x/0/1", "http://x/1/0"],
         "text": ["a", None, "c"],
@@ -272,7 +348,7 @@ def test_links_and_captions_come_from_the_shards(tmp_path):
             member.size = len(broken)
             tar.addfile(member, io.BytesIO(broken))
         with pytest.raises(CurateError, match=r"00000001\.tar: the json of k is missing or broken"):
-            submission.write_links(str(tmp_path), str(tmp_path / "links.parquet"))
+            submission.write_links(str(tmp_path / "shards"), str(tmp_path / "links.parquet"))
 
 
 def test_the_tracks_are_those_of_the_pipeline():
@@ -348,11 +424,33 @@ def test_a_stage_may_run_on_a_cluster():
         ({"out": "o", "choose": {"recipe": "no.yaml"}}, r"^s.yaml: choose: no.yaml"),
         ({"out": "o", "choose": {"recipe": "datacomp_1b"}}, "^s.yaml: choose: recipe datacomp_1b: needs a file of"),
         ({"out": "o", "choose": {}, "evaluate": {"tasks": "imagnet1k"}}, "^s.yaml: evaluate: --tasks: unknown task"),
+        ({"out": "o", "choose": {}, "evaluate": {"data": "no"}}, "^s.yaml: evaluate: --data no: is no folder, but"),
+        ({"out": "o", "choose": {"select-only": True}, "train": {"scale": "laptop"}},
+         "^s.yaml: choose has select-only, so it makes no shards, but train needs some"),
     ],
 )
 def test_a_file_that_is_no_study(given, error):
     with pytest.raises(CurateError, match=error):
         run_job.plan(given, "s.yaml")
+
+
+def test_rows_that_are_only_chosen_leave_the_shards_to_others():
+    for train in {}, {"train": {"scale": "laptop", "data": "shards"}}:
+        assert run_job.plan({"out": "o", "choose": {"select-only": True}, **train}, "s.yaml")
+
+
+def test_the_stages_after_a_training_on_slurm_wait_for_it(curate, tmp_path):
+    (tmp_path / "all.yaml").write_text("name: all\nsteps: []\nshards: {samples: 40}\n")
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(tiny_model.TO_TRAIN))
+    given = {"out": "study", "choose": {"pool": "demo:120", "recipe": "all.yaml"}, "evaluate": None,
+             "train": {"scale": "laptop", "model": "tiny-vit.json", "slurm": True}}  # fmt: skip
+    (tmp_path / "study.yaml").write_text(json.dumps(given))
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
+    done = curate("run", "study.yaml", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "curate run: the stages after train wait for Slurm. Submit its script, then run this again." in done.stderr
+    assert "curate run: evaluate" not in done.stderr
+    assert (tmp_path / "study/model/train.sbatch").exists()
 
 
 @pytest.mark.parametrize("option", ["--method", "--author", "--email"])

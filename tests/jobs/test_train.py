@@ -234,6 +234,29 @@ def test_a_training_that_went_wrong_is_not_finished_by_asking_again(train, tmp_p
     assert not (tmp_path / "out/train.json").exists()
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "[" * 100_000, '{"loss": []}'])
+def test_a_damaged_record_is_named(said, tmp_path, text):
+    assert said("--slurm")[0] == 0  # makes the folder a training's
+    (tmp_path / "out/train.json").write_text(text)
+    code, _, err = said()
+    assert code == 1
+    assert f"{tmp_path}/out/train.json: is not what `curate train` writes (" in err
+
+
+def test_a_training_whose_log_is_gone_is_not_called_finished(said, tmp_path):
+    import torch
+
+    assert said("--slurm")[0] == 0  # makes the folder a training's
+    weights = tmp_path / "out/checkpoints/epoch_latest.pt"
+    weights.parent.mkdir()
+    torch.save({"epoch": 5, "state_dict": {}}, weights)
+    for _ in range(2):
+        code, _, err = said()
+        assert code == 1
+        assert f"{tmp_path}/out/out.log: is gone or has no losses, but" in err
+        assert not (tmp_path / "out/train.json").exists()
+
+
 def test_a_dry_run_prints_the_command_and_writes_nothing(run, train, tmp_path):
     done = train("--dry-run", "--scale", "small", "--samples-seen", 12_800_000, "--workers", 9)
     assert done.returncode == 0, done.stderr
@@ -320,5 +343,8 @@ def test_another_training_is_replaced_only_when_asked(said, tmp_path):
     code, _, err = said("--slurm", "--seed", 1)
     assert code == 1
     assert "holds another run (seed was 0, now 1)" in err
+    code, _, err = said("--slurm", "--workers", 2)
+    assert code == 1
+    assert "holds another run (samples_a_part was 128, now 256: give --workers N and --accum N as before)" in err
     assert said("--slurm", "--seed", 1, "--overwrite")[0] == 0
     assert "--seed=1 " in (tmp_path / "out/train.sbatch").read_text()

@@ -288,6 +288,14 @@ def test_weights_that_change_after_the_run_has_begun(request_of, model, tmp_path
     assert not (tmp_path / "out/scores.json").exists()
 
 
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"rows": 1, "statuses": 3}'])
+def test_a_damaged_record_is_named(request_of, scored, tmp_path, text):
+    shutil.copytree(scored, tmp_path / "out")
+    (tmp_path / "out/scores.json").write_text(text)
+    with pytest.raises(CurateError, match=r"out/scores\.json: is not what `curate score` writes \("):
+        score(request_of(tmp_path / "out"))
+
+
 def test_a_killed_command_goes_on_and_two_workers_give_the_same_bytes(pool, model, server, scored, tmp_path):
     arguments = ["score", "--pool", pool, "--model", model[0], "--pretrained", model[1], "--as", "tiny",
                  "--batch", BATCH, "--workers", 2, "--allow-host", server.host, "--out", tmp_path / "out"]  # fmt: skip

@@ -55,6 +55,9 @@ def test_tasks_are_named(tmp_path):
     )
     assert tasks.named(str(path)) == [
         tasks.Task("demo/objects", "Objects", 3), tasks.Task("x", "x", None, "acc5"), tasks.Task("y", "y")]  # fmt: skip
+    path.write_text("imagenet1k: {size: 50}\nvtab/pets:\n")
+    assert tasks.named(str(path)) == [
+        tasks.Task("imagenet1k", "ImageNet 1k", 50), tasks.DATACOMP["vtab/pets"]]  # fmt: skip
 
 
 def test_mistakes(tmp_path):

@@ -115,6 +115,13 @@ def test_samples_seen_are_counted_as_the_trainer_rounds_them(workers, accum):
     assert plan.samples_seen >= 12_800_000
 
 
+def test_a_training_is_another_where_its_schedule_is():
+    plan = planned("small", RUNS[:1])
+    now = plan.identity()
+    for workers, accum in (8, 2), (2, 1):  # the first is what half the GPUs may need
+        assert (planned("small", RUNS[:1], workers=workers, accum=accum).identity() == now) == (workers == 8)
+
+
 def test_several_gpus_go_through_torchrun():
     words = training_flags.command(planned("small", RUNS[:1]), "cuda")
     launcher = words[1 : words.index("--")]
@@ -137,6 +144,7 @@ def test_the_slurm_script_starts_a_process_for_each_gpu_and_then_finishes():
     last = shlex.split(lines[-1])
     assert last[1:4] == ["-m", "jobs.cli", "train"]
     assert {"--scale=medium", "--data=a", "--model=/c/my-vit.json", "--out=/out/with space"} <= set(last)
+    assert {"--workers=4", "--accum=1"} <= set(last)  # or it would be another training
     checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
     assert checked.returncode == 0, checked.stderr
 
