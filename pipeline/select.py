@@ -146,19 +146,19 @@ def reaching(piece: Piece, filters: Sequence[Filter], step: Step, choice: Choice
             scores.complete_piece(scorer, _passing(piece, filters, scorer.columns, choice, scores))
     for batch, rows in _passing(piece, filters, scores.unread([step]), choice, scores):
         yield scores.complete(batch, rows, step.scorers)
-    scores.keep()
 
 
 def _passing(
     piece: Piece, filters: Sequence[Filter], columns: Sequence[str], choice: Choice, scores: Scores
 ) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """The piece's rows that pass `filters`, and their numbers in it; the fates are kept once all came."""
+    """The piece's rows that pass `filters`, and their numbers in it; scores and fates are kept once all came."""
     fates = []
     for batch, fate, offset in walk(piece, filters, columns, choice, scores):
         fates.append(fate)
         alive = np.flatnonzero(fate == 0)
         left = batch if len(alive) == batch.num_rows else batch.take(pa.array(alive))
         yield left, alive + offset
+    scores.keep()  # first: where fates are known, the filters' columns are not worked out again
     if filters and not storage.exists(path := fate_path(piece, len(filters), choice.folder)):
         save(path, np.concatenate(fates))
 

@@ -105,6 +105,29 @@ def test_a_file_of_which_no_row_reaches_a_scorer(toy_rows, write_pool, tmp_path)
     assert set(pa.concat_tables(kept)["normsim_l2"].to_pylist()) == {1.0}
 
 
+def test_a_run_that_was_killed_when_it_had_kept_the_fates(toy_rows, write_pool, tmp_path, monkeypatch):
+    """The columns that the filters before have worked out are there too."""
+    pool = write_pool(tmp_path / "pool", toy_rows)
+    for file in pool.iterdir():
+        np.savez(file.with_suffix(".npz"), l14_img=np.eye(pq.read_metadata(file).num_rows, 768, dtype=np.float16))
+    np.save(tmp_path / "targets.npy", np.eye(768, dtype=np.float16))
+    steps = (NormSim(f"{tmp_path}/targets.npy", 0.5), ClipScoreFraction("l14", 0.5))
+    recipe, save = Recipe("by_both", steps), select.save
+    made = [plan(recipe, pool, tmp_path / name) for name in ("whole", "killed")]
+    choose_in_a_loop(recipe, *made[0])
+
+    def save_and_die(path: str, array: np.ndarray) -> None:
+        save(path, array)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(select, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            choose_in_a_loop(recipe, *made[1])
+    choose_in_a_loop(recipe, *made[1])
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
 def test_beam_equals_plain_calls_byte_for_byte(recipe, toy_pool, tmp_path):
     pieces, choice = plan(recipe, toy_pool, tmp_path / "loop")
     choose_in_a_loop(recipe, pieces, choice)
