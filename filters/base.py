@@ -69,6 +69,11 @@ class Step(abc.ABC):
         """What reads columns for it: its scorers in order, then itself."""
         return (*self.scorers, self)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of all columns that its scorers and itself read."""
+        return tuple(column for reader in self.readers for column in reader.columns)
+
     def with_files(self, files: Mapping[str, str]) -> "Step":
         """Itself, with what it needs of files read: the driver's preparation of a run, before anything is described.
 

@@ -17,16 +17,16 @@ from metadata.errors import CurateError
 class AtLeast(Filter):
     """Keeps rows whose score is at least `threshold`, compared in float32; a row without a score is dropped.
 
-    A score that is null or NaN is none. A subclass says what a row's score is.
+    A score that is null or NaN is none.
     """
 
     threshold: float
     #: Rows that reached it and have no score: known where a Best, which sees them all, has found the threshold.
     without_score: int | None = None
 
-    @abc.abstractmethod
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        """Each row's score, float32."""
+        """Each row's score, float32: the first of the step's columns, where a subclass says nothing else."""
+        return batch.column(self.columns[0])
 
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         threshold = pa.scalar(np.float32(self.threshold), pa.float32())
@@ -47,7 +47,7 @@ class Best(Fit):
     """Finishes as the filter that keeps rows of at least the score at index `place(rows)`, from 0, in descending order.
 
     Ties at that score stay. Null and NaN count as rows, below every score, and are never kept. Where fewer rows than
-    that have a score, every row with a score stays. A subclass says what a row's score is.
+    that have a score, every row with a score stays.
     """
 
     fraction: float
@@ -60,9 +60,9 @@ class Best(Fit):
             raise CurateError(f"{self.name}: fraction is {self.fraction}, but it lies above 0 and below 1. "
                               f"Give 0.3 for the best 30 percent.")
 
-    @abc.abstractmethod
     def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        """Each row's score, float32. A row's is the same in whichever batch it comes."""
+        """As of AtLeast. A row's is the same in whichever batch it comes."""
+        return batch.column(self.columns[0])
 
     @abc.abstractmethod
     def at(self, threshold: float) -> AtLeast:

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import pyarrow as pa
-
 from filters.best import AtLeast, Best
 from metadata.errors import CurateError, unknown
 from metadata.schema import MODEL_NAME, MODELS, score_column
@@ -38,9 +36,6 @@ class ClipScore(AtLeast):
         if math.isnan(self.threshold):
             raise CurateError("clip_score: threshold is NaN, but it is a cosine. Give a number, such as 0.28.")
 
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return batch.column(self.columns[0])
-
 
 @dataclasses.dataclass(frozen=True)
 class ClipScoreFraction(Best):
@@ -65,9 +60,6 @@ class ClipScoreFraction(Best):
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", _columns(self.model))
         super().__post_init__()
-
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return batch.column(self.columns[0])
 
     def at(self, threshold: float) -> ClipScore:
         return ClipScore(self.model, threshold)

@@ -143,9 +143,6 @@ class NegClipLoss(AtLeast):
         own = super().describe()
         return own.pop("scorer") | own
 
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return batch.column(NegClipLossScores.column)
-
 
 @dataclasses.dataclass(frozen=True)
 class NegClipLossFraction(Best):
@@ -171,9 +168,6 @@ class NegClipLossFraction(Best):
         super().__post_init__()
         scorer = NegClipLossScores(self.embedding, self.tau, self.batch, self.draws, self.seed)
         object.__setattr__(self, "scorers", (scorer,))
-
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return batch.column(NegClipLossScores.column)
 
     def at(self, threshold: float) -> NegClipLoss:
         return NegClipLoss(threshold, self.scorers[0])  # type: ignore[arg-type]

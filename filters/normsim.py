@@ -88,9 +88,6 @@ class _ByNormSim(Step):
         sha256 = vectors.sha256(own.pop("targets"), self.embedding, "normsim: targets")
         return {"targets_sha256": sha256, **own}
 
-    def scores(self, batch: pa.RecordBatch) -> pa.FloatArray:
-        return batch.column(self.columns[0])
-
 
 @dataclasses.dataclass(frozen=True)
 class NormSim(_ByNormSim, AtLeast):

@@ -260,7 +260,7 @@ def _check_scorers(recipe: Recipe) -> None:
                                   f"parameters. Give both the same, or choose by each in its own run.")  # fmt: skip
     for number, step in enumerate(recipe.steps, 1):
         own = {scorer.column for scorer in step.scorers}
-        for column in (column for reader in step.readers for column in reader.columns):
+        for column in step.reads:
             if column in first and column not in own:
                 raise CurateError(f"recipe {recipe.name}: step {number} ({step.name}) reads the pool's column "
                                   f"{printable(column)}, but step {first[column][0]} adds one of that name. Rename one "
@@ -275,7 +275,7 @@ def scorers(recipe: Recipe) -> tuple[Scorer, ...]:
 def recipe_columns(recipe: Recipe) -> tuple[str, ...]:
     """The pool's columns that its steps and their scorers read, each once, in the order they are first read."""
     made = {scorer.column for scorer in scorers(recipe)}
-    read = [column for step in recipe.steps for reader in step.readers for column in reader.columns]
+    read = [column for step in recipe.steps for column in step.reads]
     return tuple(column for column in dict.fromkeys(read) if column not in made)
 
 
@@ -290,7 +290,7 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         raise CurateError(f"recipe {recipe.name}: reads a column {COPIES!r}, but soft_cap writes one of that name into "
                           f"kept/. Rename the file's, or read the pool's by another name: --columns NAME={COPIES}.")
     for step in recipe.steps:
-        for column in (column for reader in step.readers for column in reader.columns):
+        for column in step.reads:
             if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
         if isinstance(step, Filter) and not step.scorers:  # what scorers add is not there yet

@@ -260,9 +260,8 @@ def _summarise(record: dict[str, Any], out: str) -> None:
 
 def listed(values: Mapping[str, Any]) -> str:
     """Numbers and words by name; hashes, and what has parts of its own, are for the manifest; what is None is not."""
-    told = {name: value for name, value in values.items() if not name.endswith("sha256")}
-    shown = {name: value for name, value in told.items() if not isinstance(value, dict | None)}
-    return ", ".join(f"{name} {_short(value)}" for name, value in shown.items())
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items()
+                     if not name.endswith("sha256") and not isinstance(value, dict | None))  # fmt: skip
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,12 @@ from pipeline import storage
 def tar_folder(given: str) -> str:
     """Where the tars are of a run's folder, or of a folder of tars."""
     inside = storage.join(given, "shards")
-    shards = any(name == "sizes.json" or name.endswith(".tar") for name in storage.names(inside))
-    return inside if shards else given
+    return inside if has_shards(inside) else given
+
+
+def has_shards(folder: str) -> bool:
+    """Whether tars lie there, or what names them."""
+    return any(name == "sizes.json" or name.endswith(".tar") for name in storage.names(folder))
 
 
 def home(folder: str) -> str:

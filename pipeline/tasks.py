@@ -120,8 +120,7 @@ def named(text: str) -> list[Task]:
 
 
 def _listed(path: str) -> list[Task]:
-    """The tasks of a file that count: YAML, key to {name, size, main_metric}, of which what isn't given is DataComp's,
-    or a default for a task of one's own."""
+    """The tasks of a file that count: YAML, key to {name, size, main_metric}, each of these DataComp's or a default."""
     where = f"--tasks {printable(path)}"
     needed = "tasks are needed as plain YAML, {name, size, main_metric} by key"
     try:

@@ -93,7 +93,7 @@ def _open(run: str, weight: float) -> Data:
 
 def _sizes(run: str, folder: str) -> dict[str, int]:
     """sizes.json, of tars that the trainer can be given."""
-    if not any(name == "sizes.json" or name.endswith(".tar") for name in storage.names(folder)):
+    if not shard_folders.has_shards(folder):
         raise CurateError(f"--data {printable(run)}: has no shards, but a model is trained on them. Run its command "
                           f"without --select-only.")  # fmt: skip
     sizes = shard_folders.read_sizes(folder)

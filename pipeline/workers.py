@@ -37,7 +37,7 @@ _PRELOAD = [
 #: Workers compute on one thread each: the number of workers is what bounds the cores in use.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-#: Seconds that a worker has to end by itself when its work is done.
+#: Seconds for which the end of a worker is waited for, once its connection has closed, so that it can be told.
 _PATIENCE_S = 5.0
 
 #: Packages whose own threads, which Python knows nothing of, a process may have once it has imported them: their pools
