@@ -182,12 +182,14 @@ class Inspection:
 
     Attributes:
         optional: those of the optional columns that the pool has.
+        names: every column that a file has, under its own name, to the first file that has it.
         schema: all columns that a step may read, under our names and in our types.
     """
 
     files: list[PoolFile]
     pieces: list[Piece]
     optional: tuple[str, ...]
+    names: Mapping[str, str]
     schema: pa.Schema
 
     @property
@@ -240,7 +242,8 @@ def inspect_files(
     _check_dims(footers)
     files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))
-    return Inspection(files, pieces, optional, _our_schema(there, mapping, footers[0].features))
+    names = {name: f.path for f in reversed(footers) for name in f.schema.names if name not in pool.hidden}
+    return Inspection(files, pieces, optional, names, _our_schema(there, mapping, footers[0].features))
 
 
 @dataclasses.dataclass(frozen=True)

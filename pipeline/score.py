@@ -174,10 +174,12 @@ def _plan(
             own = numbers[file.path]
             files.append(scored_files.ScoredFile(len(files), file.path, file.size, file.etag, names[file.path], model,
                                                  (own[0], own[-1] + 1), pool.hidden))  # fmt: skip
-    scored_files.check_free(files[0].path, found.schema.names, [score_column(model)], "column")
-    with scored_files.own_npz(files[0].path) as npz:
-        if npz:
-            scored_files.check_free(npz.path, list(npz.members), scored_files.array_names(model), "array")
+    column = score_column(model)
+    scored_files.check_free(found.names.get(column, ""), found.names, [column], "column")
+    for each in files:
+        with scored_files.own_npz(each.path) as npz:
+            if npz:
+                scored_files.check_free(npz.path, npz.members, scored_files.array_names(model), "array")
     return files, parts
 
 

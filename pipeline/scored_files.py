@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,6 @@ def _write_parquet(file: ScoredFile, out: str, path: str) -> None:
             raise CurateError(f"{file.path}: the file has changed since the run began, but a run reads one pool. "
                               f"Run the command again when nothing writes to the pool.")  # fmt: skip
         names = [name for name in parquet.schema.names if name not in file.hidden]
-        check_free(file.path, names, [score_column(file.model)], "column")
         schema = pa.schema([parquet.schema.field(name) for name in names], parquet.schema.metadata)
         schema, first = schema.append(pa.field(score_column(file.model), pa.float32())), 0
         with pq.ParquetWriter(target, schema, compression="zstd") as writer:
@@ -100,7 +99,7 @@ def _write_npz(file: ScoredFile, out: str, path: str, rows: int, dims: int) -> N
     header = {"descr": "<f2", "fortran_order": False, "shape": (rows, dims)}
     with storage.atomic(path) as target, zipfile.ZipFile(target, "w") as made, own_npz(file.path) as npz:
         if npz:
-            check_free(npz.path, list(npz.members), array_names(file.model), "array")
+            check_free(npz.path, npz.members, array_names(file.model), "array")
             with zipfile.ZipFile(npz.file) as source:  # type: ignore[arg-type]
                 for entry in npz.members.values():
                     _copy(npz.path, source, entry, made)
@@ -142,7 +141,7 @@ def own_npz(parquet: str) -> Iterator[Npz | None]:
         yield None
 
 
-def check_free(where: str, there: Sequence[str], wanted: Sequence[str], kind: str) -> None:
+def check_free(where: str, there: Container[str], wanted: Sequence[str], kind: str) -> None:
     """Raises CurateError if one of the wanted names is taken."""
     if taken := [name for name in wanted if name in there]:
         raise CurateError(f"{where}: has a {kind} {taken[0]!r}, but the scores are to be called so. Give another name "

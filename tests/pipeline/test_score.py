@@ -270,6 +270,28 @@ def test_mistakes_are_told_before_the_first_image(request_of, pool, scored, serv
     assert len(server.requests) == asked
 
 
+@pytest.mark.parametrize(("kind", "words"), [
+    ("parquet", "{file}.parquet: has a column 'clip_tiny_similarity_score', but the scores are to be called so."),
+    ("npz", "{file}.npz: has an array 'tiny_txt', but the scores are to be called so. Give another name by --as."),
+])  # fmt: skip
+def test_a_name_that_only_a_later_file_has_is_told_before_the_first_image(
+    request_of, pool, server, tmp_path, kind, words
+):
+    shutil.copytree(pool, tmp_path / "pool")
+    file = sorted((tmp_path / "pool").glob("*.parquet"))[2]
+    if kind == "npz":
+        np.savez(file.with_suffix(".npz"), tiny_txt=np.ones((ROWS // FILES, 32), np.float16))
+    else:
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("clip_tiny_similarity_score", pa.nulls(len(table), pa.float32())), file)
+    asked = len(server.requests)
+    with pytest.raises(CurateError) as error:
+        score(request_of(tmp_path / "out", pool=str(tmp_path / "pool")))
+    assert words.format(file=file.with_suffix("")) in str(error.value)
+    assert len(server.requests) == asked
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_change_after_the_run_has_begun(request_of, model, tmp_path):
     """As those of a training that is going on do."""
     import torch
