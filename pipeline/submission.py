@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from metadata.errors import CurateError, printable, reason
 from pipeline import evaluate, finished, models, storage, subset, tars, training
+from pipeline.pools import scored
 from pipeline.scales import SCALES, TRAININGS
 from pipeline.tasks import DATACOMP
 
@@ -265,12 +266,7 @@ def _pool(manifest: Any) -> tuple[str, str | None, bool]:
 
     Of a pool that `curate score` added columns to, they are those of the one that it scored.
     """
-    scored = storage.join(manifest["pool"].rstrip("/").removesuffix("/metadata"), "scores.json")
-    try:
-        record = storage.read_json(scored) if storage.is_local(scored) and os.path.exists(scored) else None
-    except (ValueError, RecursionError):
-        record = None
-    if isinstance(record, dict) and {"pool", "scale"} <= record.keys():  # or it is somebody's own
+    if record := scored(manifest["pool"]):
         return record["pool"], record["scale"], bool(manifest.get("limit_files") or record.get("limit_files"))
     return manifest["pool"], manifest["scale"], bool(manifest.get("limit_files"))
 

@@ -8,8 +8,10 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 from metadata.errors import CurateError, printable, unknown
+from pipeline import storage
 from pipeline.pools import commonpool
 from pipeline.scales import SCALES
 
@@ -27,7 +29,8 @@ class Pool:
         columns: what the pool calls our columns where the names differ; uid mapped to "" means that uids are made from
             url and text.
         hidden: columns of the files that no step may read.
-        serve: opened while images are fetched; gives the Resolve of the pool's own server.
+        serve: opened while images are fetched; gives the Resolve of the pool's own server, or of that whose images it
+            has.
     """
 
     name: str
@@ -63,23 +66,46 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
     if name == "datacomp_1b":
         return Pool(name, commonpool.address(name), columns)
     if _is_demo(name):
-        return _open_demo(name, name.partition(":")[2], columns)
+        return _open_demo(name, columns)
     if any(mark in name for mark in "/.*"):
-        return Pool(name, name, columns)
+        pool = Pool(name, name, columns)
+        images = _images_of(name)
+        return dataclasses.replace(pool, serve=_open_demo(images, {}).serve) if _is_demo(images) else pool
     error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
     raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
 
 
 def entry_lists(name: str) -> Mapping[str, str]:
     """The lists that recipes mean by `default` and `worldwide` on the pool of that name, where it has its own."""
-    return {"default": "demo", "worldwide": "demo_worldwide"} if _is_demo(name) else {}
+    return {"default": "demo", "worldwide": "demo_worldwide"} if _is_demo(_images_of(name)) else {}
+
+
+def scored(address: str) -> dict[str, Any] | None:
+    """scores.json of the pool at that address, where `curate score` wrote it to a local folder; None of any other."""
+    path = storage.join(address.rstrip("/").removesuffix("/metadata"), "scores.json")
+    try:
+        record = storage.read_json(path) if storage.is_local(path) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    ours = isinstance(record, dict) and isinstance(record.get("pool"), str) and "scale" in record
+    return record if ours else None  # or it is somebody's own
+
+
+def _images_of(name: str) -> str:
+    """The pool that images are of: where `curate score` added columns, perhaps again and again, the first that it did.
+    """
+    names = [name]
+    while (record := scored(names[-1])) and record["pool"] not in names:
+        names.append(record["pool"])
+    return names[-1]
 
 
 def _is_demo(name: str) -> bool:
     return name.partition(":")[0] == "demo" and "/" not in name
 
 
-def _open_demo(name: str, size: str, columns: Mapping[str, str]) -> Pool:
+def _open_demo(name: str, columns: Mapping[str, str]) -> Pool:
+    size = name.partition(":")[2]
     if size and not (size.isdecimal() and len(size) < 9 and int(size) > 0):
         raise CurateError(f"--pool {printable(name)}: the number of pairs is {printable(size)!r}, but a whole number "
                           f"from 1 to 99,999,999 is needed. Write for example demo:4000.")  # fmt: skip

@@ -1,5 +1,6 @@
 """Names of pools: the known ones, addresses, and what is said to a slip of the pen."""
 
+import json
 import os
 import pathlib
 
@@ -7,7 +8,7 @@ import pytest
 
 from metadata.errors import CurateError
 from pipeline import pieces
-from pipeline.pools import commonpool, open_pool
+from pipeline.pools import commonpool, entry_lists, open_pool
 
 
 def refused(name: str, scale: str | None = None, **columns: str) -> str:
@@ -86,6 +87,27 @@ def test_the_demo_pool_is_made_once_in_the_cache(demo, tmp_path):
     made = os.stat(pool.address).st_mtime_ns
     assert demo().address == pool.address
     assert os.stat(pool.address).st_mtime_ns == made
+
+
+def test_images_of_a_scored_demo_pool_come_from_the_demo_s_server(demo, tmp_path):
+    """Of one that was scored twice, too; what only says that it was is an address as any other."""
+    with demo().serve() as resolve:
+        hosts = {host for host, _, _ in resolve}
+    for place, scored in ("once", "demo:40"), ("twice", f"{tmp_path}/once/metadata/"), ("loop", f"{tmp_path}/loop"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "scores.json").write_text(json.dumps({"pool": scored, "scale": None}))
+    for address in (f"{tmp_path}/once", f"{tmp_path}/once/metadata/", f"{tmp_path}/twice/metadata"):
+        pool = open_pool(address, None, {})
+        assert (pool.name, pool.address, pool.hidden) == (address, address, frozenset())
+        assert entry_lists(address) == entry_lists("demo")
+        with pool.serve() as resolve:
+            assert hosts
+            assert {host for host, _, _ in resolve} == hosts
+    for text in (None, "{", "[]", '{"pool": 3, "scale": null}'):
+        if text:
+            (tmp_path / "loop/scores.json").write_text(text)
+        with open_pool(f"{tmp_path}/loop", None, {}).serve() as resolve:
+            assert resolve == ()
 
 
 @pytest.mark.parametrize("mapping", [{}, {"text": "truth"}, {"anything": "truth"}, {"uid": "truth"}], ids=str)
