@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         type=folder,
         required=True,
-        help="webdataset tars whose json members have a uid; a path or address",
+        help="webdataset tars, or a run's, whose json members have a uid; a path or address",
     )
     parser.add_argument(
         "--subset", metavar="FILE.npy", required=True, help="the uids to keep, as `curate` and DataComp write them"

@@ -31,10 +31,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from metadata.errors import CurateError, printable
-from pipeline import folder, storage, tars
+from pipeline import folder, shard_folders, storage, tars
 from pipeline import subset as subsets
 from pipeline.progress import Line
-from pipeline.reshard_work import Job, Run, index_tar, read_index, tar_names, write_shard
+from pipeline.reshard_work import Job, Run, index_tar, read_index, write_shard
 
 Result = TypeVar("Result")
 Each = Callable[[Callable[[Any], Result], Iterable[Any]], Iterator[Result]]
@@ -52,7 +52,8 @@ def reshard(
     """Writes the shards of a subset; gives their manifest, with "nothing_to_do" if they were there.
 
     Args:
-        shards: folder of webdataset tars whose samples have a json member with a "uid" of 32 hexadecimal digits.
+        shards: folder of webdataset tars, or of a run, whose samples have a json member with a "uid" of 32 hexadecimal
+            digits.
         subset: .npy of dtype u8,u8, sorted; a uid may be in it more than once.
         out: folder to write to.
         samples: in each shard.
@@ -61,12 +62,13 @@ def reshard(
         remove: removal lists, whose samples are left out: what each has (uid, sha256, url or domain), and its path.
 
     Raises:
-        CurateError: a tar or the subset is broken; a sample has no uid; two that are wanted have the same one (which of
-            them the subset means can't be known); none is found; `out` holds something else.
+        CurateError: a tar or the subset is broken; a run, or sizes.json, has more tars than are there; a sample has no
+            uid; two that are wanted have the same one (which of them the subset means can't be known); none is found;
+            `out` holds something else.
     """
     for option, path in ("--shards", shards), ("--subset", subset):
         folder.refuse_inside(out, option, [path])
-    names = tar_names(shards)
+    shards, names = shard_folders.open_whole(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
         inputs = [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in names]

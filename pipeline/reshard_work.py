@@ -59,20 +59,6 @@ class Job:
         return storage.join(self.out, "work", name)
 
 
-def tar_names(shards: str) -> list[str]:
-    """The tars of the folder, sorted.
-
-    Raises:
-        CurateError: there is none.
-    """
-    names = [name for name in storage.names(shards) if name.endswith(".tar")]
-    if not names:
-        raise CurateError(
-            f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
-        )
-    return names
-
-
 def index_tar(job: Job, name: str) -> int:
     """Reads a tar to its end and writes the index of its samples that are in the subset; gives how many it has in all.
 

@@ -30,7 +30,6 @@ from pipeline import (
 )
 from pipeline.options import FetchPolicy
 from pipeline.pools import Pool, open_pool
-from pipeline.reshard_work import tar_names
 
 #: What CommonPool calls the models whose scores it has.
 NAMES = {"ViT-B-32": "b32", "ViT-L-14": "l14"}
@@ -83,7 +82,7 @@ def score(request: Request) -> dict[str, Any]:
                           f"a part of the pool. Give another --out.")  # fmt: skip
     if request.shards:
         folder.refuse_inside(request.out, "--shards", [request.shards])
-    shards, tars = _shards(request.shards) if request.shards else ("", [])
+    shards, tars = shard_folders.open_whole(request.shards) if request.shards else ("", [])
     found = pieces.inspect(pool, ["uid", "url", "text"], ["sha256"], request.limit_files)
     folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     about, dims = _about_model(request)
@@ -109,15 +108,6 @@ def score(request: Request) -> dict[str, Any]:
         storage.write_json(record, identity | _collected(files, request.out, started))
         storage.remove(storage.join(request.out, "work"))
         return storage.read_json(record)
-
-
-def _shards(given: str) -> tuple[str, list[str]]:
-    """The folder of the tars and their names; raises CurateError where a run, or sizes.json, has more."""
-    shards = shard_folders.tar_folder(given)
-    names = tar_names(shards)
-    if shard_folders.is_run(shards, f"--shards {printable(given)}") or "sizes.json" in storage.names(shards):
-        shard_folders.read_sizes(shards)
-    return shards, names
 
 
 def _read_record(path: str) -> dict[str, Any]:

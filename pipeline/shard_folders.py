@@ -18,6 +18,36 @@ def has_shards(folder: str) -> bool:
     return any(name == "sizes.json" or name.endswith(".tar") for name in storage.names(folder))
 
 
+def tar_names(shards: str) -> list[str]:
+    """The tars of the folder, sorted.
+
+    Raises:
+        CurateError: there is none.
+    """
+    names = [name for name in storage.names(shards) if name.endswith(".tar")]
+    if not names:
+        raise CurateError(
+            f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."
+        )
+    return names
+
+
+def open_whole(shards: str) -> tuple[str, list[str]]:
+    """The folder of the tars and their names.
+
+    Args:
+        shards: as the user gave it: a folder of tars, or of a run.
+
+    Raises:
+        CurateError: there is no tar, or a run, or sizes.json, has more.
+    """
+    folder = tar_folder(shards)
+    names = tar_names(folder)
+    if is_run(folder, f"--shards {printable(shards)}") or "sizes.json" in storage.names(folder):
+        read_sizes(folder)
+    return folder, names
+
+
 def home(folder: str) -> str:
     """The folder of the run that the tars in `folder` are of, if any; a reshard's may be called `shards`."""
     path = folder.rstrip("/")

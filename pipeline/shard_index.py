@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from metadata import uids as uid
 from pipeline import storage, subset, tars
-from pipeline.reshard_work import sample_uid, tar_names
+from pipeline.reshard_work import sample_uid
+from pipeline.shard_folders import tar_names
 from pipeline.statuses import OK
 
 #: What can become of a row beside STATUSES: the shards have no image of it.

@@ -350,6 +350,27 @@ class TestBadInput:
             with pytest.raises(CurateError, match=f"^{option} .*: lies in --out .*, but what is read must"):
                 reshard(*map(str, args), 10, 1)
 
+    @pytest.mark.parametrize("given", [".", "shards"])
+    @pytest.mark.parametrize(("gone", "words"), [
+        ("shards/00000001.tar", "{run}/shards: 00000001.tar is missing, but sizes.json names it."),
+        ("shards/sizes.json", "{run}/shards/sizes.json: is missing, but"),
+        ("manifest.json", "its run is unfinished, but shards are read when all are there."),
+    ])  # fmt: skip
+    def test_shards_of_a_run_are_whole(self, tmp_path, given, gone, words):
+        run = tmp_path / "run"
+        uids = [uid for uid, _ in make_pool(run / "shards", [3, 3])]
+        (run / "run.json").write_text('{"command": "curate"}')
+        (run / "manifest.json").write_text("{}")
+        (run / "shards/sizes.json").write_text('{"00000000.tar": 3, "00000001.tar": 3}')
+        subset = write_subset(tmp_path / "s.npy", uids)
+        manifest = reshard(str(run / given), subset, str(tmp_path / "whole"), 10, 1)
+        assert manifest["samples"]["written"] == 6
+        (run / gone).unlink()
+        with pytest.raises(CurateError) as error:
+            reshard(str(run / given), subset, str(tmp_path / "out"), 10, 1)
+        assert words.format(run=run) in str(error.value)
+        assert not (tmp_path / "out").exists()
+
     def test_a_sample_too_large_to_hold(self, tmp_path, shards, monkeypatch):
         monkeypatch.setattr("pipeline.reshard_work._MAX_SAMPLE_BYTES", 2000)
         write_tar(shards / "x.tar", [("a.json", b'{"uid": "%s"}' % UID.encode()), ("a.jpg", bytes(3000))])
