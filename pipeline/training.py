@@ -145,7 +145,7 @@ def train(asked: Asked, planned: Plan, overwrite: bool = False) -> dict[str, Any
 
     Raises:
         CurateError: a shard is cut, damaged or another than sizes.json says; the folder is another training's; the
-            trainer failed, or its loss is no number any more; train.json is damaged.
+            trainer failed, or its loss is no number any more; train.json or params.txt is damaged.
     """
     out = planned.out
     with folder.claim(out, planned.identity(), overwrite):
@@ -272,8 +272,6 @@ def _record(planned: Plan, log: Log) -> dict[str, Any]:
     losses = [(entry.samples // planned.batch, entry.loss) for entry in log.entries]
     drawn = picture(losses, f"{planned.training.model} on {', '.join(data.run for data in planned.data)}")
     storage.write(os.path.join(planned.out, "loss.svg"), drawn)
-    lines = storage.read(os.path.join(planned.out, "params.txt")).decode().splitlines()
-    used = dict(text.partition(": ")[::2] for text in lines)
     rate, seconds = log.speed()
     return {
         "scale": planned.scale,
@@ -283,18 +281,32 @@ def _record(planned: Plan, log: Log) -> dict[str, Any]:
         "batch": planned.batch,
         "lr": planned.training.lr,
         "warmup": planned.training.warmup,
-        "beta2": float(used["beta2"]),
-        "precision": used["precision"],
+        **_used(planned),
         "checkpoints": planned.training.checkpoints,
         "seed": planned.seed,
         "data": [{"run": data.run} | data.record() for data in planned.data],
         "versions": manifest.versions(_PACKAGES),
-        "device": used["device"].partition(":")[0],
-        "processes": int(used["world_size"]),
-        "workers": int(used["workers"]),
         "loss": losses,
         "samples_per_second": rate,
         "seconds": seconds,
         "finished": True,
         "weights_sha256": storage.sha256(os.path.join(planned.out, models.WEIGHTS)),
     }
+
+
+def _used(planned: Plan) -> dict[str, Any]:
+    """What the trainer wrote of how it trained."""
+    path = os.path.join(planned.out, "params.txt")
+    try:
+        params = dict(line.partition(": ")[::2] for line in storage.read(path).decode().splitlines())
+        return {
+            "beta2": float(params["beta2"]),
+            "precision": params["precision"],
+            "device": params["device"].partition(":")[0],
+            "processes": int(params["world_size"]),
+            "workers": int(params["workers"]),
+        }
+    except (ValueError, LookupError) as error:
+        raise CurateError(f"{path}: is not what the trainer writes ({type(error).__name__}: {reason(error)}), but it "
+                          f"says how the model was trained. Put it back, or give --overwrite to begin again."
+                          ) from error  # fmt: skip

@@ -257,6 +257,23 @@ def test_a_training_whose_log_is_gone_is_not_called_finished(said, tmp_path):
         assert not (tmp_path / "out/train.json").exists()
 
 
+@pytest.mark.parametrize("text", [b"", b"beta2: 0.98\n", b"\xff", b"beta2: x\nprecision: fp32"])
+def test_damaged_parameters_of_the_trainer_are_named(said, tmp_path, text):
+    import torch
+
+    assert said("--slurm")[0] == 0  # makes the folder a training's
+    weights = tmp_path / "out/checkpoints/epoch_latest.pt"
+    weights.parent.mkdir()
+    torch.save({"epoch": 5, "state_dict": {}}, weights)
+    line = "2026-01-01,00:00:00 | INFO | Train Epoch: 4 [128/128 (100%)] Data (t): 0.1 Loss: 4.8 (4.8)\n"
+    (tmp_path / "out/out.log").write_text(line)
+    (tmp_path / "out/params.txt").write_bytes(text)
+    code, _, err = said()
+    assert code == 1
+    assert f"{tmp_path}/out/params.txt: is not what the trainer writes (" in err
+    assert not (tmp_path / "out/train.json").exists()
+
+
 def test_a_dry_run_prints_the_command_and_writes_nothing(run, train, tmp_path):
     done = train("--dry-run", "--scale", "small", "--samples-seen", 12_800_000, "--workers", 9)
     assert done.returncode == 0, done.stderr
