@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import glob
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -128,24 +127,15 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             if root == path or root.endswith(".parquet"):
                 yield root, os.path.getsize(root)
             continue
-        for place, folders, names in os.walk(root, onerror=_raise, followlinks=True):
+        for place, folders, names in storage.walk(root):
             if place != root and "run.json" in names and _is_run(place):
                 folders.clear()
                 continue
             below = {name: os.path.join(place, name) for name in (*folders, *names) if _is_data(name)}
-            folders[:] = [name for name in folders if name in below and not _is_loop(below[name])]
+            folders[:] = [name for name in folders if name in below]
             for name in names:
                 if name in below and name.endswith(".parquet"):
                     yield below[name], os.path.getsize(below[name])
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_loop(folder: str) -> bool:
-    """Whether a folder is a link to one of those that led to it."""
-    return os.path.islink(folder) and any(parent.samefile(folder) for parent in pathlib.Path(folder).parents)
 
 
 def _is_data(path: str, base: str = "") -> bool:

@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+import pathlib
 import posixpath
 import shutil
 import tempfile
@@ -249,6 +250,26 @@ def names(folder: str) -> list[str]:
         except FileNotFoundError:
             return []
     return sorted(n for n in found if not n.startswith("."))
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """os.walk of a local folder, links followed but for those that lead back.
+
+    Raises:
+        OSError: one of the folders can't be read.
+    """
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not _is_loop(os.path.join(place, name))]
+        yield place, folders, files
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_loop(folder: str) -> bool:
+    """Whether a folder is a link to one of those that led to it."""
+    return os.path.islink(folder) and any(parent.samefile(folder) for parent in pathlib.Path(folder).parents)
 
 
 def remove(path: str) -> None:

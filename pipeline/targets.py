@@ -118,8 +118,8 @@ def _cut(rest: Iterator[tuple[str, bytes]], size: int) -> Iterator[tuple[tuple[s
 def find(images: str, first: int = 0) -> Iterator[tuple[str, bytes]]:
     """Names and bytes of the images in a local folder and those in it, sorted by name, or of the tars in it.
 
-    Of a folder with .tar files these alone are read, in the order of their names, and their samples in theirs, each of
-    which has one image at most.
+    Links to folders are followed, as torchvision's ImageFolder does. Of a folder with .tar files these alone are read,
+    in the order of their names, and their samples in theirs, each of which has one image at most.
 
     Args:
         first: the images before that one, from 0, are not read.
@@ -143,6 +143,7 @@ def _entries(images: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
 def _paths(images: str) -> list[str]:
     """The tars in the folder, or where there are none the images."""
-    paths = sorted(os.path.join(folder, name) for folder, _, names in os.walk(images) for name in names)
+    folders = storage.walk(images) if os.path.isdir(images) else ()
+    paths = sorted(os.path.join(folder, name) for folder, _, names in folders for name in names)
     shards = [path for path in paths if path.endswith(".tar")]
     return shards or [path for path in paths if path.lower().endswith(ENDINGS)]

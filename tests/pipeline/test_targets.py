@@ -58,6 +58,26 @@ def test_images_are_found_in_the_order_of_their_names(images, tmp_path):
     assert found == [(f"{tmp_path}/shards/0.tar: b.png", picture(1)), (f"{tmp_path}/shards/0.tar: a.png", picture(2))]
 
 
+def test_links_to_folders_are_followed_and_loops_are_not(images, tmp_path):
+    (tmp_path / "linked").mkdir()
+    for number in range(2):
+        (tmp_path / f"linked/class{number}").symlink_to(f"../images/class{number}")
+        (images / f"class{number}/up").symlink_to("../../linked")
+    found = [name for name, _ in targets.find(str(tmp_path / "linked"))]
+    assert found == [name.replace(str(images), str(tmp_path / "linked")) for name in names(images)]
+
+
+def test_a_folder_that_cant_be_read_is_no_folder_without_images(images, monkeypatch):
+    def scandir(place, scandir=os.scandir):
+        if str(place).endswith("class1"):
+            raise PermissionError(13, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError, match="class1"):
+        list(targets.find(str(images)))
+
+
 def test_images_that_were_done_are_not_read(images):
     (images / "class0/0.png").unlink()
     (images / "class0/0.png").symlink_to("nowhere")
