@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,10 +159,7 @@ def open_model(model: str, pretrained: str | None = None) -> Model:
                 f"--pretrained {printable(pretrained)}: weights of {name} that are not here whole, and can't be had "
                 f"({reason(error)}), but no model works without. Connect this machine to the net, or give a checkpoint."
             ) from error
-        raise CurateError(
-            f"--pretrained {printable(pretrained)}: can't be read into {name} ({reason(error)}), but the weights are "
-            f"needed. Fetch it again, or give its model."
-        ) from error
+        raise _unreadable(name, pretrained, tags, error) from error
     if os.path.isfile(pretrained):
         _check_positions(name, network, pretrained)
     network.eval()
@@ -194,6 +192,23 @@ class _Unchanging(dict):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         pass
+
+
+def _unreadable(name: str, checkpoint: str, tags: Sequence[str], error: Exception) -> CurateError:
+    """The error for a checkpoint that torch or open_clip can't read into the model, by what they say of it."""
+    where, said = f"--pretrained {printable(checkpoint)}", str(error)
+    code = re.search(r"\bGLOBAL (\S+)", said)
+    if code or "TorchScript archive" in said:
+        given = f"has {printable(code[1])} in it" if code else "is a TorchScript archive"
+        openai = " OpenAI's own are --pretrained openai." if "openai" in tags else ""
+        return CurateError(f"{where}: {given}, but weights alone are read, and no code. Give what torch.save makes of "
+                           f"its state_dict().{openai}")  # fmt: skip
+    if said.startswith("Error(s) in loading state_dict"):  # the lines that follow have the parts
+        parts = " ".join(line.strip() for line in said.splitlines()[1:])
+        return CurateError(f"{where}: doesn't fit {name} ({printable(parts, 200)}), but the weights are needed. Give "
+                           f"its model.")  # fmt: skip
+    return CurateError(f"{where}: can't be read into {name} ({reason(error)}), but the weights are needed. Fetch it "
+                       f"again, or give its model.")  # fmt: skip
 
 
 def _check_activation(name: str, config: dict[str, Any], tag: str) -> None:

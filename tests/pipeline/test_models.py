@@ -183,6 +183,41 @@ def test_images_are_prepared_for_a_checkpoint_as_for_published_weights(tmp_path,
         assert open_model(model, weights).transform.transforms[-1].mean[0] == pytest.approx(0.4815, abs=1e-4)
 
 
+@pytest.mark.parametrize(("tower", "change", "part"), [
+    ("vision_cfg", {"width": 64}, r"size mismatch for visual\.class_embedding: .* shape torch\.Size\(\[32\]\) from"),
+    ("text_cfg", {"layers": 2}, r'Missing key\(s\) in state_dict: "transformer\.resblocks\.1\.ln_1\.weight", '),
+])  # fmt: skip
+def test_of_a_checkpoint_that_doesnt_fit_it_is_said_which_part(tmp_path, tower, change, part):
+    pytest.importorskip("open_clip")
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    weights = str(tiny_model.write(tmp_path / "model") / "checkpoints/epoch_latest.pt")
+    other = tiny_model.CONFIG | {tower: tiny_model.CONFIG[tower] | change}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(CurateError, match=rf": doesn't fit other \({part}.*\), but .* Give its model\.$"):
+        open_model(str(tmp_path / "other.json"), weights)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_has_code_in_it_is_told_how_to_become_weights(tmp_path, monkeypatch):
+    open_clip = pytest.importorskip("open_clip")
+    import torch
+
+    from metadata.errors import CurateError
+    from pipeline.models import open_model
+
+    (tmp_path / "tiny-code.json").write_text(json.dumps(tiny_model.CONFIG))
+    module, path = torch.nn.Linear(2, 2), str(tmp_path / "x.pt")
+    torch.save(module, path)
+    with pytest.raises(CurateError, match=r"has torch\.nn\.modules\.linear\.Linear in it, .* its state_dict\(\)\.$"):
+        open_model(str(tmp_path / "tiny-code.json"), path)
+    torch.jit.save(torch.jit.trace(module, torch.zeros(2)), path)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-code", {"openai": {}})
+    with pytest.raises(CurateError, match=r"is a TorchScript archive, but .* own are --pretrained openai\.$"):
+        open_model(str(tmp_path / "tiny-code.json"), path)
+
+
 @pytest.mark.parametrize(("tower", "size", "part"), [
     ("vision_cfg", {"image_size": 64}, r"visual\.positional_embedding has 17 places, but that of other has 65"),
     ("text_cfg", {"context_length": 16}, r"positional_embedding has 32 places, but that of other has 16"),
