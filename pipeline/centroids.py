@@ -85,8 +85,8 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
         raise _too_few(asked, f"--pool {pool.name} has {found.rows:,} rows")
     identity = {"pool": pool.name, "columns": dict(pool.columns), "files_sha256": _hash_of_files(found),
                 **dataclasses.asdict(asked)}  # fmt: skip
-    if not overwrite and storage.exists(out) and not storage.exists(storage.join(work, "run.json")):
-        return _finished(out, about, identity)
+    if not overwrite and storage.exists(out) and (record := _finished(out, about, work, identity)):
+        return record | {"nothing_to_do": True}
     with folder.claim(work, {"command": "centroids", **identity}, overwrite):
         made = _sample(found, asked, storage.join(work, "work"))
         centroids, cosines = _cluster(asked, storage.join(work, "work"))
@@ -95,7 +95,7 @@ def make(pool: Pool, asked: Asked, out: str, overwrite: bool = False) -> dict[st
         record = {**identity, **made, "pool_rows": found.rows, "mean_cosines": cosines, "sha256": storage.sha256(out),
                   "faiss": importlib.metadata.version("faiss-cpu")}  # fmt: skip
         storage.write_json(about, record)
-    storage.remove(work)
+        storage.remove(work)
     return record
 
 
@@ -131,14 +131,23 @@ def _hash_of_files(found: Inspection) -> str:
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
-def _finished(out: str, about: str, identity: dict[str, Any]) -> dict[str, Any]:
+def _finished(out: str, about: str, work: str, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What the JSON says of the command's own centroids at `out`; None where it was killed while it made them.
+
+    What is left of one that was killed when they were made is removed.
+    """
     record = storage.read_json(about) if storage.exists(about) else {}
     different = [key for key, value in identity.items() if record.get(key) != value]
     if different or record.get("sha256") != storage.sha256(out):
+        if storage.exists(storage.join(work, "run.json")):
+            return None
         what = f"of another {', '.join(different)}" if record and different else "that are not known"
         raise CurateError(f"--out {out}: holds vectors {what}, but only the same command may find its own there. Give "
                           f"another --out, or --overwrite to replace it.")  # fmt: skip
-    return record | {"nothing_to_do": True}
+    if storage.exists(work):
+        with folder.alone(work):
+            storage.remove(work)
+    return record
 
 
 # The sample.

@@ -18,7 +18,7 @@ from filters.vectors import Vectors
 from metadata.balancing import row_hashes
 from metadata.errors import CurateError
 from metadata.uids import UID_DTYPE
-from pipeline import centroids
+from pipeline import centroids, storage
 from pipeline.centroids import Asked
 from pipeline.pools import Pool
 
@@ -251,6 +251,29 @@ def test_what_is_there_is_found_and_nothing_else_is_written_over(tmp_path):
     np.save(out, FEATURES)
     assert "holds vectors that are not known, but" in refused(pool, asked(), out)
     assert centroids.make(pool, asked(), out, overwrite=True) == record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["run.json", "work/sample.npy", "work"])
+def test_what_a_command_that_was_killed_as_it_tidied_up_has_left_goes(tmp_path, monkeypatch, gone):
+    pytest.importorskip("faiss")
+    pool, out = write(tmp_path / "pool", np.arange(ROWS), [ROWS]), str(tmp_path / "c.npy")
+    remove = storage.remove
+
+    def stop(path: str) -> None:
+        if path == f"{out}.work":
+            remove(f"{path}/{gone}")
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(storage, "remove", stop)
+        with pytest.raises(KeyboardInterrupt):
+            centroids.make(pool, asked(), out)
+    made = pathlib.Path(out).stat().st_mtime_ns
+    assert centroids.make(pool, asked(), out)["nothing_to_do"]
+    assert pathlib.Path(out).stat().st_mtime_ns == made
+    assert sorted(os.listdir(tmp_path)) == ["c.json", "c.npy", "pool"]
 
 
 @pytest.mark.slow
