@@ -9,6 +9,7 @@ that now end a tar; and it gives a model on a CPU to DistributedDataParallel wit
 import argparse
 import functools
 import inspect
+import logging
 import os
 import sys
 import threading
@@ -30,7 +31,10 @@ def main(argv: Sequence[str]) -> int:
     _mend()
     if own.config:
         open_clip.add_model_config(own.config)
-    return 1 if train(flags) == -1 else 0
+    try:
+        return 1 if train(flags) == -1 else 0
+    finally:
+        logging.disable()  # what torch counted it would log at the exit, below what was raised
 
 
 def _follow() -> None:

@@ -18,6 +18,7 @@ import dataclasses
 import importlib.util
 import math
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -32,6 +33,12 @@ from pipeline.training_flags import Plan
 
 #: Seconds between two looks at the trainer, and the lines of what it printed that are shown when it fails.
 _LOOK_S, _LAST_LINES = 0.5, 12
+
+#: The line with which a printed traceback says what was raised, but for torchrun's, which says that a process failed.
+_RAISED = re.compile(r"(\[rank\d+\]: )?(?!torch\.distributed\.elastic\.)[\w.]+(Error|Exception|Interrupt)(:|$)")
+
+#: Bytes that a disk which isn't full has room for.
+_ROOM = 1 << 20
 
 _PACKAGES = ("clip-curate", "open_clip_torch", "torch", "torchvision", "timm", "webdataset", "pillow", "numpy")
 
@@ -260,11 +267,21 @@ def _check_loss(planned: Plan, log: Log) -> None:
 
 
 def _failure(planned: Plan, printed: str, code: int) -> CurateError:
-    lines = storage.read(printed).decode("utf-8", "replace").splitlines()
-    shown = "\n".join(f"    {printable(line, 300)}" for line in lines[-_LAST_LINES:])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return CurateError(f"{planned.out}: the trainer {how}, but the training is not done. Look at {printed}, which ends "
-                       f"so, then run the same command again to go on from the last checkpoint:\n{shown}")  # fmt: skip
+    try:
+        with storage.scratch(planned.out) as file:
+            file.write(os.urandom(_ROOM))
+    except OSError as error:  # of which torch says no more than that a position in a checkpoint is unexpected
+        return CurateError(f"{planned.out}: the trainer {how}, and nothing can be written there any more "
+                           f"({error.strerror}), but checkpoints must be. Make room, then run the same command again "
+                           f"to go on from the last one.")  # fmt: skip
+    lines = storage.read(printed).decode("utf-8", "replace").splitlines()
+    raised = [number for number, line in enumerate(lines) if _RAISED.match(line)]
+    last = lines[raised[-1] :][:_LAST_LINES] if raised else lines[-_LAST_LINES:]
+    shown = "\n".join(f"    {printable(line.expandtabs(4), 300)}" for line in last)
+    return CurateError(f"{planned.out}: the trainer {how}, but the training is not done. Look at {printed}, which has "
+                       f"the following, then run the same command again to go on from the last checkpoint:\n{shown}"
+                       )  # fmt: skip
 
 
 def _record(planned: Plan, log: Log) -> dict[str, Any]:
