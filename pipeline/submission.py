@@ -190,13 +190,16 @@ class _Trained:
 
 def _check_data(runs: Sequence[finished.Run], training_record: dict[str, Any]) -> list[_Trained]:
     """The runs are those that were trained on, all and only they, as they are or resharded."""
-    left, found = list(training_record["data"]), []
+    left, found = list(training_record["data"]), list[_Trained]()
     for run in runs:
         assert run.manifest is not None
         manifest = storage.sha256(storage.join(run.path, "manifest.json"))
         chosen = run.manifest["sha256"]["subset.npy"]
         data = next((data for data in left if manifest == data["sha256"] or _resharded(data) == chosen), None)
         if data is None:
+            if same := next((one.run.path for one in found if one.sha256 == manifest), None):
+                raise CurateError(f"--run {printable(run.path)}: is the same run as --run {printable(same)}, but it "
+                                  f"was trained on once. Give it once.")  # fmt: skip
             there = ", ".join(str(data["run"]) for data in training_record["data"])
             raise CurateError(f"--run {printable(run.path)}: was not trained on as it is, nor what `curate reshard` "
                               f"made of its subset, but {printable(there)} was. Give the run that chose those rows, or "

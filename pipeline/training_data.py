@@ -58,11 +58,12 @@ def open_all(given: str) -> list[Data]:
         CurateError: one is no finished run with shards and their sizes.json, or tars are missing from it.
     """
     found = [_open(*_weighed(part)) for part in given.split(",")]
-    folders = [data.folder for data in found]
+    names: dict[str, str] = {}
     for data in found:
-        if folders.count(data.folder) > 1:
-            raise CurateError(f"--data {printable(data.run)}: is given twice, but a run counts once, by its weight. "
-                              f"Give it once, as RUN:2.")  # fmt: skip
+        if first := names.get(data.folder):
+            raise CurateError(f"--data {printable(data.run)}: is given twice, first as {printable(first)}, but a run "
+                              f"counts once, by its weight. Give it once, as {printable(first)}:2.")  # fmt: skip
+        names[data.folder] = data.run
     return found
 
 

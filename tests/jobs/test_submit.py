@@ -258,6 +258,14 @@ def test_shards_are_no_run_that_chose_them(resharded, capsys):
     assert "nor what `curate reshard` made of its subset" in capsys.readouterr().err
 
 
+def test_a_run_is_given_once(study, capsys):
+    run = study / "run"
+    assert main([*words(study), "--run", f"{run}/"]) == 1
+    told = f"--run {run}: is the same run as --run {run}, but it was trained on once. Give it once."
+    assert told in capsys.readouterr().err
+    assert not (study / "bundle").exists()
+
+
 def another_subset(study):
     np.save(study / "run/subset.npy", np.array([(1, 2)], "u8,u8"))
 

@@ -73,7 +73,8 @@ def test_a_weight_is_above_0(run, weight):
 
 
 def test_a_run_is_given_once(run):
-    refused(f"{run},{run}:2", "given twice")
+    refused(f"{run},{run}:2", f"--data {run}: is given twice, first as {run}, but", f"Give it once, as {run}:2.")
+    refused(f"{run},{run}/shards", f"--data {run}/shards: is given twice, first as {run}, but")
 
 
 @pytest.mark.parametrize("given", ["s3://bucket/run", "a{b}", "a::b", "$HOME"])
