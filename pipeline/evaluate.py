@@ -79,7 +79,7 @@ def _has(line: dict[str, Any] | None, task: Task) -> bool:
 
 
 def _known_by(task: Task, data: str | None, finished: bool) -> str | None:
-    """What tells a task's files from another version of them: a hash of names, sizes, classes and templates.
+    """What tells a task's files from another version of them: a hash of names, sizes, etags, classes and templates.
 
     Returns:
         16 hexadecimal digits; None for files of the Hub, and of a finished task where they are not there any more.
@@ -94,7 +94,7 @@ def _known_by(task: Task, data: str | None, finished: bool) -> str | None:
     place = _folder(task, data)
     try:
         files = task_files.look(place)
-        shards = [(os.path.relpath(path, place), os.path.getsize(path)) for path in files.shards]
+        shards = [(os.path.relpath(path, place), storage.size(path), storage.etag(path)) for path in files.shards]
     except (CurateError, OSError):
         if finished:
             return None

@@ -90,7 +90,8 @@ def score(request: Request) -> dict[str, Any]:
     identity = {
         "command": "score", "pool": request.pool, "scale": request.scale, "columns": dict(request.columns),
         "limit_files": request.limit_files, **about, "batch": request.batch,
-        "shards": [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in tars],
+        "shards": [{"name": name, "bytes": storage.size(path), "etag": storage.etag(path)}
+                   for name in tars for path in [storage.join(shards, name)]],
         "accept_changed": request.accept_changed, "files": [dataclasses.asdict(file) for file in found.files],
     }  # fmt: skip
     with folder.claim(request.out, identity, request.overwrite), pool.serve() as resolve:

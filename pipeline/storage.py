@@ -34,6 +34,9 @@ _THREADS = 16
 #: Stores without folders: to make one there makes a bucket, if there is none of that name.
 _OBJECT_STORES = {"s3", "gs", "abfs"}
 
+#: What fsspec's file systems call that by which a store knows a file's content: S3, http, Google, Azure, Hub, others.
+_ETAGS = ("ETag", "etag", "blob_id", "Last-Modified", "mtime")
+
 
 def join(base: str, *parts: str) -> str:
     """`base` with `parts` below it."""
@@ -233,6 +236,17 @@ def size(path: str) -> int:
     with reaching(path):
         fs, name = filesystem(path)
         return fs.size(name)
+
+
+def etag(path: str) -> str:
+    """A mark that changes when the file is written anew, though it may be of the same size: its store's; of this
+    machine's the time of the last change, in ns. "" where a store has none."""
+    if is_local(path):
+        return str(os.stat(path).st_mtime_ns)
+    with reaching(path):
+        fs, name = filesystem(path)
+        info = fs.info(name)
+    return str(next((info[key] for key in _ETAGS if info.get(key)), ""))
 
 
 def names(folder: str) -> list[str]:

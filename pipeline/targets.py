@@ -67,7 +67,7 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
 
 def _identity(images: str, encoder: models.Model, batch: int) -> str:
     """A hash of all that the features depend on: 16 hexadecimal digits."""
-    files = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in _paths(images)]
+    files = [(path, storage.size(path), storage.etag(path)) for path in _paths(images)]
     known = [files, encoder.name, encoder.config, encoder.weights, encoder.device, batch]
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 

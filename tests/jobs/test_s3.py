@@ -9,6 +9,8 @@ import time
 import pytest
 from demo_runs import command, outputs
 
+from pipeline import storage
+
 pytestmark = pytest.mark.slow
 
 
@@ -91,6 +93,15 @@ def test_a_pool_in_s3_is_chosen_from(curate, store, toy_pool, tmp_path):
         done = curate("--pool", pool, "--recipe", "clip_score_l14_30_percent", "--select-only", "--out", out)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "a/subset.npy").read_bytes() == (tmp_path / "b/subset.npy").read_bytes()
+
+
+def test_a_file_that_is_written_anew_has_another_etag(store):
+    found = set()
+    for body in b"one", b"two", b"two":
+        store.pipe_file("own/a.tar", body)
+        found.add(storage.etag("s3://own/a.tar"))
+    assert len(found) == 2
+    assert "" not in found
 
 
 def test_a_bucket_that_is_not_there_is_told_and_not_made(curate, store):

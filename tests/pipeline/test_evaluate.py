@@ -80,11 +80,16 @@ def test_a_finished_task_is_not_done_again(model, data, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", ["classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar"])
+@pytest.mark.parametrize("change", ["classnames.txt", "zeroshot_classification_templates.txt", "test/0.tar", "labels"])
 def test_a_task_whose_files_have_changed_is_done_again(model, data, tmp_path, capsys, change):
     out, home = tmp_path / "results.jsonl", data / "wds_own-a_test"
     evaluate.run(OWN, str(data), model, None, str(out), 5, False)
-    if change == "test/0.tar":
+    before = (home / "test/0.tar").stat().st_size
+    if change == "labels":
+        same = [Made(picture(n), "png", (n + 1) % len(NAMES)) for n in range(12)]
+        made_tasks.write_set(str(data), OWN[0], same, NAMES, TEMPLATES)
+        assert (home / "test/0.tar").stat().st_size == before
+    elif change == "test/0.tar":
         made_tasks.write_set(str(data), OWN[0], [Made(picture(n), "png", 1) for n in range(7)], NAMES, TEMPLATES)
     else:
         (home / change).write_bytes((home / change).read_bytes() + b"\nof more {c}")

@@ -188,9 +188,12 @@ def test_a_second_model_is_put_beside_the_first_from_shards(scored, server, requ
         both = ~np.isnan(first[half, 0]) & ~np.isnan(again[half, 0])
         assert both.sum() >= ROWS // 2 - 5
         assert np.abs(first[half][both] - again[half][both]).max() <= STEP
-    assert score(request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run")))[
-        "nothing_to_do"
-    ]
+    again = request_of(tmp_path / "both", pool=str(scored), name="again", shards=str(tmp_path / "run"))
+    assert score(again)["nothing_to_do"]
+    shard = tmp_path / "run/shards/00000000.tar"
+    shard.write_bytes(shard.read_bytes()[::-1])
+    with pytest.raises(CurateError, match=r"holds another run \(of its shards 00000000\.tar has changed\)"):
+        score(again)
 
 
 @pytest.mark.parametrize(("given", "gone", "words"), [

@@ -90,6 +90,19 @@ def test_what_a_store_does_not_have_is_named_as_given(store):
     assert (error.value.strerror, error.value.filename) == ("No such file or directory", f"{store}/none.npy")
 
 
+@pytest.mark.parametrize("place", ["{folder}", "file://{folder}", "{store}"])
+def test_a_file_that_is_written_anew_has_another_etag(store, tmp_path, place):
+    path = f"{place.format(folder=tmp_path, store=store)}/a.tar"
+    (tmp_path / "a.tar").write_bytes(b"one")
+    before = storage.etag(path)
+    assert storage.etag(path) == before != ""
+    (tmp_path / "a.tar").write_bytes(b"two")
+    os.utime(tmp_path / "a.tar", (1, 1))  # of which http knows seconds
+    assert storage.etag(path) not in (before, "")
+    with pytest.raises(FileNotFoundError):
+        storage.etag(f"{place.format(folder=tmp_path, store=store)}/none.tar")
+
+
 @pytest.mark.parametrize("place", ["{}", "{}/", "{}/none/", "memory://{}/none/"])
 def test_a_folder_is_no_place_for_a_file_and_that_is_known_before_it_is_made(tmp_path, place):
     path = place.format(tmp_path)
