@@ -22,8 +22,9 @@ MATCHES = "entry_matches"
 #: Parts of a row in which expected rows are counted.
 EXPECTED_UNIT = 1 << 24
 
-#: What a recipe may call lists instead of naming files, unless the pool has its own.
+#: What a recipe may call entry lists instead of naming files, unless the pool has its own.
 LISTS = {"default": "wordnet"}
+LIST_NAMES = ("default", "worldwide")
 
 #: English's t, from which MetaCLIP 2 has the tail share of every other language.
 ENGLISH = "en"

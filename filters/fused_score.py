@@ -18,6 +18,9 @@ from metadata.errors import CurateError, printable, unknown
 
 SCALES = ("standardise", "min_max")
 
+#: The largest weight's size, between these, keeps a fused score where float32 has all its digits.
+_WEIGHTS = (1e-20, 1e20)
+
 
 class Fused(Fit):
     """The first pass of what chooses by a fused score: finishes as what `then` makes of the scales.
@@ -43,6 +46,10 @@ class Fused(Fit):
             if not isinstance(name, str) or not number or not 0 < abs(weight) <= sys.float_info.max:
                 raise CurateError(f"{self.name}: the weight of {printable(name)!r} is {printable(weight)!r}, but it is "
                                   f"a number other than 0 by the name of a column. Mend it, or leave it out.")
+        largest = max(map(abs, self.weights.values()))
+        if not _WEIGHTS[0] <= largest <= _WEIGHTS[1]:
+            raise CurateError(f"{self.name}: the largest weight is {largest:g}, but fused scores are compared in "
+                              f"float32. Multiply all weights by one number, so that the largest is near 1.")
         if self.scale not in SCALES:
             raise unknown("scale", self.scale, SCALES, where=self.name)
         object.__setattr__(self, "weights", {name: float(weight) for name, weight in self.weights.items()})

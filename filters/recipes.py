@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from filters.balance import Balance
+from filters.balance import LIST_NAMES, Balance
 from filters.base import Filter, Scorer, Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
@@ -198,7 +198,7 @@ def open_recipe(
     """The recipe of that name, or the one in a file that ends in .yaml or .yml; what its steps need is there.
 
     Args:
-        lists: entry lists by the names `default` and `worldwide`, whether or not a step asks for one.
+        lists: entry lists by LIST_NAMES, whether or not a step asks for one.
         files: paths by the names that steps give in place of one.
 
     Raises:
@@ -238,6 +238,10 @@ def file_names(recipe: Recipe) -> tuple[str, ...]:
 
 def _check_files(recipe: Recipe, files: Mapping[str, str]) -> None:
     names = file_names(recipe)
+    for name in LIST_NAMES:
+        if name in names:
+            raise CurateError(f"recipe {recipe.name}: a step calls its file {name!r}, but that is what entry lists are "
+                              f"called, which `balance` takes. Call the file something else.")
     for name in files:
         if name not in names:
             raise unknown("file", name, names or ["none"], where=f"recipe {recipe.name}")

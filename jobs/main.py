@@ -105,10 +105,10 @@ def add_recipe_arguments(group: argparse._ActionsContainer) -> None:
 def recipe_of(args: argparse.Namespace):
     """The Recipe that `add_recipe_arguments`' options ask for, with the pool's own entry lists."""
     from filters import recipes
-    from filters.balance import Balance
+    from filters.balance import LIST_NAMES, Balance
     from pipeline.pools import entry_lists
 
-    lists = dict.fromkeys(("default", "worldwide"), args.entries) if args.entries else entry_lists(args.pool)
+    lists = dict.fromkeys(LIST_NAMES, args.entries) if args.entries else entry_lists(args.pool)
     recipe = recipes.open_recipe(args.recipe or recipes.DEFAULT, lists, _files(args.file))
     if args.entries and not any(isinstance(step, Balance) and step.entries in lists for step in recipe.steps):
         raise CurateError(f"--entries {printable(args.entries)}: is given, but recipe {recipe.name} doesn't balance by "

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import io
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")
 #: No .npy header that numpy reads is longer, but for the few bytes before it.
 _HEADER_BYTES = 10_000 + 16
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+#: numpy parses a header with `ast`, which Python 3.11 now and then fails at in two threads at a time
+#: ("SystemError: AST constructor recursion depth mismatch": the depth is counted for all threads together).
+_PARSING = threading.Lock()
 
 
 def npz_path(parquet: str) -> str:
@@ -158,7 +162,8 @@ def _parse(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
     if version not in _HEADERS:
         raise ValueError(f"its format is {version}")
     try:
-        return *_HEADERS[version](file), file.tell()
+        with _PARSING:
+            return *_HEADERS[version](file), file.tell()
     except npy.DAMAGES as error:
         raise ValueError(f"its header is not one: {reason(error)}") from error
 

@@ -275,8 +275,11 @@ def uids_of(pieces: Sequence[Piece], choice: Choice) -> parts.Shuffle:
 
 def _write_dropped(piece: Piece, word: np.ndarray, fate: np.ndarray, filters: Sequence[Filter], choice: Choice) -> None:
     gone = np.flatnonzero(fate)
+    names = [f.name for f in filters]
+    words = sorted(set(names))  # a dictionary with a word twice is not written as the same bytes every time
     steps = pa.DictionaryArray.from_arrays(
-        pa.array(fate[gone] - 1, pa.int8()), pa.array([f.name for f in filters], pa.string())
+        pa.array([words.index(name) for name in names], pa.int8()).take(pa.array(fate[gone] - 1, pa.int8())),
+        pa.array(words, pa.string()),
     )
     table = pa.table({"uid": pa.array(uids.text_of(word[gone])), "step": steps})
     storage.write_parquet(

@@ -26,8 +26,8 @@ def rows(scratch: pathlib.Path, number: int, size: int = 100_000) -> Iterator[Ro
     file = make_file(scratch, size)
     for vectors, some in ((size // 100, size // 5), (size, size // 100)):
         yield share(f"nearest of {vectors:,} centroids, {some:,} rows", ["nearest", number, some, vectors], some, 0.85)
-    some = size // 6 // 4 * 4
-    yield share(f"negCLIPLoss, two draws, batches of {some // 2:,}", ["negcliploss", number, some], some, 0.8)
+    some = min(size // 3 // 16 * 16, 32_768)  # the paper's batch
+    yield share(f"negCLIPLoss, a batch of {some:,}", ["negcliploss", number, some], some, 0.8)
     yield share(f"SemDeDup, {size:,} rows in {size // 100:,} clusters", ["semdedup", number, size, size // 100], size,
                 0.8, "a loop in numpy")  # fmt: skip
     ours, other = measured(["normsim", number, size, file])

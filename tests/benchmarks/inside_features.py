@@ -1,7 +1,7 @@
 """Work on features against the least that it is made of, in turns, in one process.
 
     python inside_features.py nearest RUNS ROWS VECTORS       the nearest of many vectors; one product of that size
-    python inside_features.py negcliploss RUNS ROWS           two draws of two batches; products of that size
+    python inside_features.py negcliploss RUNS ROWS           a batch of so many; the product of that size
     python inside_features.py semdedup RUNS ROWS CLUSTERS     judging clusters from a file; a loop over them in memory
     python inside_features.py normsim RUNS ROWS FILE.parquet  NormSim of rows as they are read; reading them
     python inside_features.py read RUNS ROWS FILE.parquet     reading l14_img by batches; the file's bytes of it
@@ -55,9 +55,8 @@ def negcliploss(rows: int) -> Pair:
 
     images, texts = units(rows, 0), units(rows, 1)
     uids = np.random.default_rng(2).integers(0, 1 << 63, 2 * rows, np.uint64).view(UID_DTYPE)
-    batch = rows // 2
-    part = product(batch // 2, batch)  # twice for each of two batches in each of two draws: a whole one would be large
-    return lambda: scores(images, texts, uids, batch=batch, draws=2), lambda: [part() for _ in range(8)]
+    part = product(rows // 16, rows)  # in as many parts: the whole one of the paper's batch would take 4 GB
+    return lambda: scores(images, texts, uids, batch=rows), lambda: [part() for _ in range(16)]
 
 
 def normsim(rows: int, file: str) -> Pair:

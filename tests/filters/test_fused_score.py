@@ -140,6 +140,8 @@ def test_where_the_files_lie_does_not_matter(tmp_path: pathlib.Path) -> None:
         ({"a": -math.inf}, "the weight of 'a' is '-inf'"),
         ({"a": 10**400}, "the weight of 'a' is '1000"),
         ({3: 1.0}, "the weight of '3' is"),
+        ({"a": 1e-50, "b": -1e-30}, "the largest weight is 1e-30, but fused scores are compared in float32"),
+        ({"a": 1, "b": 1e40}, r"the largest weight is 1e\+40, but"),
     ],
 )
 def test_weights_that_are_none(weights: dict, words: str) -> None:

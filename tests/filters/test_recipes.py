@@ -152,6 +152,13 @@ def test_files_by_name() -> None:
         open_recipe("no_filter", {}, {"targets": "a.npy"})
 
 
+@pytest.mark.parametrize("name", ["default", "worldwide"])
+def test_a_file_is_not_called_what_entry_lists_are(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / "r.yaml").write_text(f"name: r\nsteps:\n- not_listed: {{by: uid, file: {name}}}\n- balance: {{t: 5}}")
+    with pytest.raises(CurateError, match=f"^recipe r: a step calls its file '{name}', but that is what entry lists "):
+        open_recipe(str(tmp_path / "r.yaml"), {}, {name: "gone.txt"})
+
+
 def test_a_pool_without_a_column_is_refused() -> None:
     without = POOL.remove(POOL.get_field_index("clip_l14_similarity_score"))
     with pytest.raises(CurateError, match="clip_score: unknown column 'clip_l14_similarity_score'"):

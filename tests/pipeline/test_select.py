@@ -164,6 +164,17 @@ def test_dropped_uids_name_the_step(toy_pool, tmp_path, toy_rows):
     assert counts["in"] == counts["kept"] + sum(d["dropped"] for d in counts["dropped"])
 
 
+def test_dropped_has_the_same_bytes_where_two_steps_share_a_name(toy_pool, tmp_path):
+    """Two copies of a word in a dictionary are written by either one's number, as it happens."""
+    twice = Recipe("twice", (ImageSize(300), CaptionLength(), ImageSize(600), ImageSize(700), CaptionLength(9)))
+    for name in "abcd":
+        pieces, choice = plan(twice, toy_pool, tmp_path / name, keep_dropped=True)
+        choose_in_a_loop(twice, pieces, choice)
+        assert files(tmp_path / name / "dropped") == files(tmp_path / "a" / "dropped")
+    table = pa.concat_tables(pq.read_table(path) for path in sorted((tmp_path / "a" / "dropped").iterdir()))
+    assert set(table["step"].to_pylist()) == {"image_size", "caption_length"}
+
+
 def test_a_costly_step_before_a_fit_runs_once(toy_pool, tmp_path, monkeypatch):
     seen = []
     keep = CaptionLength.keep
