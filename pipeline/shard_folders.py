@@ -10,7 +10,7 @@ from pipeline import storage
 def tar_folder(given: str) -> str:
     """Where the tars are of a run's folder, or of a folder of tars."""
     inside = storage.join(given, "shards")
-    return inside if has_shards(inside) else given
+    return inside if "shards" in storage.names(given) and has_shards(inside) else given
 
 
 def has_shards(folder: str) -> bool:
