@@ -82,6 +82,10 @@ class Options(PipelineOptions):
             views[cls] = super().view_as(cls)
         return views[cls]
 
+    def get_all_options(self, *args: Any, display_warnings: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """All options; nothing where only warnings of them are asked for."""
+        return {} if display_warnings else super().get_all_options(*args, **kwargs)
+
 
 def _checked(check: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
     return lambda validator: [] if isinstance(validator.options, Options) else check(validator)

@@ -44,7 +44,13 @@ _PATIENCE_S = 5.0
 #: wait for these for ever in a fork.
 _THREADED = {"cv2", "torch"}
 
-_MALLOPT_ARENA_MAX = -8  # of glibc's malloc.h
+#: How often Beam sends elements before the end of a bundle, in ms: at any other it starts a thread for each bundle.
+_NEVER = 0
+
+#: Of glibc's malloc.h: M_ARENA_MAX, as with one for every thread a worker that fetches takes an eighth more memory; and
+#: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, so that arrays lie where others have lain: to have the kernel give and take
+#: such memory again and again was a tenth of the time of choosing.
+_MALLOPT = {-8: 2, -1: 64 << 20, -3: 32 << 20}
 
 
 class _Birth(NamedTuple):
@@ -138,7 +144,8 @@ def _tend(orders: Connection, preload: list[str]) -> None:
     for stream in (0, 1, 2):  # or a reader of the driver's output would wait for these processes too
         os.dup2(nowhere, stream)
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(_MALLOPT_ARENA_MAX, 2)  # with one for every thread, a worker that fetches takes an eighth more memory
+        for parameter, value in _MALLOPT.items():
+            mallopt(parameter, value)
     gc.disable()  # as in the driver
     for name in (*_PRELOAD, *preload):
         importlib.import_module(name)
@@ -173,10 +180,7 @@ def _work(control_address: str, worker_id: str) -> None:
     """The life of one worker: serve the runner until it hangs up, and never outlive the nursery."""
     import pyarrow as pa
     from apache_beam.internal import pickler
-    from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
-        DATA_BUFFER_TIME_LIMIT_MS,
-        FNAPI_RUNNER_CAPABILITIES,
-    )
+    from apache_beam.runners.portability.fn_api_runner.worker_handlers import FNAPI_RUNNER_CAPABILITIES
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 
     # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
@@ -196,7 +200,7 @@ def _work(control_address: str, worker_id: str) -> None:
         control_address,
         worker_id=worker_id,
         state_cache_size=0,
-        data_buffer_time_limit_ms=DATA_BUFFER_TIME_LIMIT_MS,
+        data_buffer_time_limit_ms=_NEVER,
         runner_capabilities=FNAPI_RUNNER_CAPABILITIES,
     ).run()
 
@@ -251,6 +255,7 @@ def local_runner(workers: int):
     from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
     from apache_beam.transforms import environments
 
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = _NEVER
     urn, epitaphs = "clip-curate:environment:forked:v1", queue.SimpleQueue[str]()
     connections: list[Any] = []
 
