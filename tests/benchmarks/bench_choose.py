@@ -103,7 +103,8 @@ def beams_share(scratch: pathlib.Path, recipe: str, pool: pathlib.Path, number: 
     """One worker under Beam against the same functions in a loop, both without start-up.
 
     Both at the same time, each on a core of its own, and they change cores from pair to pair, as in bench_images: so
-    what slows the machine down slows both. Beam's driver and its worker share their core.
+    what slows the machine down slows both. Beam's driver and its worker share their core. The loop's process is a plain
+    one: with the allocator as workers set it, see pipeline.workers, the loop would take a tenth less itself.
     """
 
     def timed(kind: str, core: int) -> float:
