@@ -77,7 +77,8 @@ def _encode(images: str, encoder: models.Model, batch: int, total: int, work: st
     done, names = 0, set(storage.names(work))
     while _part(done) in names:
         done = min(done + batch, total)
-    with Line("encoding", "images", total, done) as line, concurrent.futures.ThreadPoolExecutor() as threads:
+    line, threads = Line("encoding", "images", total, done), concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    with line, threads:
         for part in _cut(find(images, done), batch):
             made = list(threads.map(lambda image: encoder.prepare(image[1]), part))
             left_out = [name for (name, _), pixels in zip(part, made, strict=True) if pixels is None]

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def encoded(
     Raises:
         CurateError: one can't be read as an image, or there are none.
     """
-    threads = concurrent.futures.ThreadPoolExecutor()
+    threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())  # more would wait for Python's lock
     waiting: collections.deque[tuple[str, concurrent.futures.Future, Any]] = collections.deque()
 
     def take() -> tuple[np.ndarray, list[Any]]:
