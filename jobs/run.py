@@ -128,14 +128,18 @@ def _words(name: str, value: Any) -> list[str]:
 
 
 def _check(stage: str, words: Sequence[str]) -> None:
-    """Raises CurateError for what the stage's command doesn't take, and for a recipe or tasks that aren't there."""
+    """Raises CurateError for what the stage's command doesn't take, and for a recipe or evaluation sets not there."""
     args = _parsed(stage, words)
     if stage == "choose":
         from filters import recipes
 
         recipes.named(args.recipe or recipes.DEFAULT, dict(args.file))
     if stage == "evaluate":
-        evaluate.asked_tasks(args)
+        tasks = evaluate.asked_tasks(args)
+        if args.data is not None:  # the Hub may be slow to answer, and has what it has
+            from pipeline.evaluate import look, read_results
+
+            look(tasks, args.data, {} if args.overwrite else read_results(args.out))
 
 
 def _parsed(stage: str, words: Sequence[str]) -> argparse.Namespace:

@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sbatch", metavar="OPTION", action="append", default=[], help="of sbatch's, as --sbatch=--partition=gpu"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, with the trainer's command")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, with the trainer's command; tars are not read"
+    )  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace what another training left in --out")
 
 

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from metadata.errors import CurateError, printable, reason
-from pipeline import folder, manifest, models, remote, storage, task_files, zero_shot
+from pipeline import folder, manifest, models, remote, storage, tars, task_files, zero_shot
 from pipeline.progress import Line
 from pipeline.tasks import GROUPS, Task
 
@@ -45,8 +45,8 @@ def run(
     with folder.alone_on(out):
         record_path, results = f"{out.removesuffix('.jsonl')}.json", {} if overwrite else read_results(out)
         folder.refuse_other_record(record_path, "evaluate", ("weights", "tasks"))
+        files = look(tasks, data, results)
         finished = {task.key for task in tasks if _has(results.get(task.key), task)}
-        files = {task.key: _known_by(task, data, task.key in finished) for task in tasks}
         encoder = models.open_model(model, pretrained)
         config = models.config_sha256(encoder.config)
         about = {"model": encoder.name, "config_sha256": config, "weights": encoder.weights,
@@ -71,6 +71,15 @@ def run(
             storage.write_json(record_path, record)
             _write(out, results)
         return record | {"means": means(results), "results": results}
+
+
+def look(tasks: Sequence[Task], data: str | None, results: Mapping[str, dict[str, Any]]) -> dict[str, str | None]:
+    """What each task's files are known by, by its key, see `_known_by`.
+
+    Raises:
+        CurateError: files of a task that `results` lack are missing or damaged.
+    """
+    return {task.key: _known_by(task, data, _has(results.get(task.key), task)) for task in tasks}
 
 
 def _has(line: dict[str, Any] | None, task: Task) -> bool:
@@ -99,6 +108,10 @@ def _known_by(task: Task, data: str | None, finished: bool) -> str | None:
         if finished:
             return None
         raise
+    if not finished:
+        for path in files.shards:
+            if path.endswith(".tar"):
+                tars.check_ends(path)
     return hashlib.sha256(json.dumps([shards, files.classes, files.templates]).encode()).hexdigest()[:16]
 
 

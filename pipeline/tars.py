@@ -290,6 +290,13 @@ def _pax_records(body: bytes) -> dict[str, str]:
     return records
 
 
+def check_ends(path: str) -> None:
+    """Raises CurateError unless the tar ends with an end mark: one read tells whether it is cut off, and no more."""
+    with opened(path) as tar:
+        if tar.read(max(tar.size - len(END), 0), len(END)) != END:
+            raise _broken(tar, tar.size, "the tar is cut off: no end mark")
+
+
 def _check_end(tar: Source, at: int) -> None:
     """Raises unless `at` begins an end mark with nothing behind it but zeros."""
     if tar.size - at < len(END):

@@ -301,7 +301,9 @@ def _record(planned: Plan, log: Log) -> dict[str, Any]:
         **_used(planned),
         "checkpoints": planned.training.checkpoints,
         "seed": planned.seed,
-        "data": [{"run": data.run} | data.record() for data in planned.data],
+        # What was resharded is looked up there again, wherever a submission is made from.
+        "data": [{"run": os.path.abspath(data.run) if storage.is_local(data.run) else data.run} | data.record()
+                 for data in planned.data],
         "versions": manifest.versions(_PACKAGES),
         "loss": losses,
         "samples_per_second": rate,

@@ -487,6 +487,20 @@ def test_a_wrong_word_in_the_last_stage_is_said_before_the_first_begins(tmp_path
     assert not (tmp_path / "o").exists()
 
 
+def test_evaluation_sets_are_looked_at_before_the_first_stage_begins(tmp_path, capsys):
+    (tmp_path / "sets/wds_demo-objects_test").mkdir(parents=True)
+    (tmp_path / "tasks.yml").write_text("demo/objects: {name: Objects, main_metric: acc1}\n")
+    (tmp_path / "s.yaml").write_text(
+        f"out: {tmp_path}/o\nchoose: {{pool: demo}}\ntrain: {{scale: laptop}}\n"
+        f"evaluate: {{tasks: {tmp_path}/tasks.yml, data: {tmp_path}/sets}}\n"
+    )
+    assert main(["run", str(tmp_path / "s.yaml")]) == 1
+    error = capsys.readouterr().err
+    assert "wds_demo-objects_test: has neither test/nshards.txt nor a parquet file" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "o").exists()
+
+
 def test_one_file_leads_from_a_pool_to_a_bundle_on_the_hub(curate, tmp_path):
     pytest.importorskip("open_clip_train")
     from pipeline import made_tasks

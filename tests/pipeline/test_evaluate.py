@@ -174,9 +174,13 @@ def test_damaged_results_are_an_error(tmp_path, line):
 @pytest.mark.slow
 def test_a_task_that_fails_leaves_those_before_it(model, data, tmp_path):
     path = data / "wds_own-b_test/test/0.tar"
-    path.write_bytes(path.read_bytes()[:-5000])
-    out = tmp_path / "results.jsonl"
+    sound, out = path.read_bytes(), tmp_path / "results.jsonl"
+    path.write_bytes(sound[:-5000])
     with pytest.raises(CurateError, match=r"wds_own-b_test/test/0\.tar, byte .*cut off"):
+        evaluate.run(OWN, str(data), model, None, str(out), 5, False)
+    assert not out.exists()  # of what one look tells nothing is evaluated first
+    path.write_bytes(b"x" + sound[1:])
+    with pytest.raises(CurateError, match=r"wds_own-b_test/test/0\.tar, byte 0: no tar header"):
         evaluate.run(OWN, str(data), model, None, str(out), 5, False)
     assert [json.loads(line)["key"] for line in out.read_text().splitlines()] == ["own/a"]
     wrong = [OWN[0]._replace(key="own/a", main_metric="acc2")]
