@@ -80,7 +80,7 @@ def record_of(folder: pathlib.Path) -> dict:
 
 
 def test_a_training_leaves_a_model_that_opens_and_a_record(run, train, tmp_path):
-    done = train("--seed", 3)
+    done = train("--seed", 3, data=os.path.relpath(run))  # and the record has where that is, from everywhere
     assert done.returncode == 0, done.stderr
     samples = sum(json.loads((run / "shards/sizes.json").read_text()).values())
     assert f"each seen {640 / samples:,.2f} times" in done.stdout
