@@ -1,7 +1,6 @@
 """`curate train`: DataComp's training on the shards of runs, by open_clip's trainer."""
 
 import argparse
-import os
 import shlex
 import sys
 from typing import Any
@@ -28,10 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accum", metavar="N", type=positive, default=1, help="parts a batch is computed in, where memory is short"
     )
-    cores = os.cpu_count() or 1
-    parser.add_argument(
-        "--workers", metavar="N", type=positive, default=min(4, cores), help="that read, a GPU (default: up to 4)"
-    )
+    parser.add_argument("--workers", metavar="N", type=positive, help="that read, a GPU (default: up to 4)")
     parser.add_argument("--slurm", action="store_true", help="write FOLDER/train.sbatch instead, to be submitted")
     parser.add_argument("--nodes", metavar="N", type=positive, default=1, help="of Slurm's, each with --gpus")
     parser.add_argument(
@@ -57,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     try:
         planned = training.plan(asked)
-        _announce(planned, args.workers)
+        _announce(planned)
         if args.dry_run:
             device = "cuda" if args.slurm else training.devices()[0]
             print(shlex.join(training_flags.command(planned, device)))
@@ -72,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _announce(planned: Any, workers: int) -> None:
+def _announce(planned: Any) -> None:
     """What will be trained, for how long, and what a submission wouldn't allow."""
     training = planned.training
     print(f"scale        {planned.scale:>14}")
@@ -83,8 +79,6 @@ def _announce(planned: Any, workers: int) -> None:
     print(f"samples seen {planned.samples_seen:>14,}  {planned.samples_seen // planned.batch:,} steps of "
           f"{planned.batch:,}, {training.checkpoints} checkpoints", flush=True)  # fmt: skip
     warnings = []
-    if planned.workers < workers:
-        warnings.append(f"--workers {workers} is lowered to {planned.workers}, for there are no more shards")
     scale = TRAININGS[planned.scale]
     if planned.scale not in SCALES:
         warnings.append(f"{planned.scale} is for trying things: a submission is of {', '.join(SCALES)}")

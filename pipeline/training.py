@@ -56,7 +56,7 @@ class Asked:
         seed: of the first weights and of the shards that are drawn.
         gpus: on each machine, each with a process; without a GPU processes share the cores.
         nodes: machines; more than one only through Slurm.
-        workers: processes that read for each of these.
+        workers: processes that read for each of these; None for as many as there are cores and shards, but 4 at most.
         accum: parts that a batch is computed in, to save memory.
         sbatch: None, or options of a Slurm script, which is written instead.
     """
@@ -69,7 +69,7 @@ class Asked:
     seed: int = 0
     gpus: int = 1
     nodes: int = 1
-    workers: int = 4
+    workers: int | None = None
     accum: int = 1
     sbatch: tuple[str, ...] | None = None
 
@@ -99,10 +99,14 @@ def plan(asked: Asked) -> Plan:
     if shards < processes:
         raise CurateError(f"--data: has {shards} shards, but each of {processes} GPUs reads others. Let `curate "
                           f"reshard --samples N` make smaller ones, or give fewer --gpus.")  # fmt: skip
+    if shards < processes * (asked.workers or 1):
+        raise CurateError(f"--workers {asked.workers}: is given, but of the {shards} shards each worker of each GPU "
+                          f"reads others. Give --workers {shards // processes}, or let `curate reshard --samples N` "
+                          f"make smaller ones.")  # fmt: skip
     if not 0 <= asked.seed < 1 << 31:
         raise CurateError(f"--seed {asked.seed}: lies outside of 0 to 2**31 - 1, but the trainer's must not. Give 0.")
     training = dataclasses.replace(training, model=name, samples_seen=asked.samples_seen or training.samples_seen)
-    workers = min(asked.workers, shards // processes)
+    workers = asked.workers or min(4, os.cpu_count() or 1, shards // processes)
     made = Plan(
         scale=asked.scale, training=training, config=config, config_file=own, data=data, seed=asked.seed,
         out=os.path.abspath(asked.out), gpus=asked.gpus, nodes=asked.nodes, workers=workers, accum=asked.accum,

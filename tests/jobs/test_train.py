@@ -275,13 +275,18 @@ def test_damaged_parameters_of_the_trainer_are_named(said, tmp_path, text):
     assert not (tmp_path / "out/train.json").exists()
 
 
+def test_fewer_shards_than_workers_are_refused(said):
+    code, _, err = said("--workers", 5)
+    assert code == 1
+    assert "--workers 5: is given, but of the 4 shards each worker of each GPU reads others" in err
+
+
 def test_a_dry_run_prints_the_command_and_writes_nothing(run, train, tmp_path):
-    done = train("--dry-run", "--scale", "small", "--samples-seen", 12_800_000, "--workers", 9)
+    done = train("--dry-run", "--scale", "small", "--samples-seen", 12_800_000, "--workers", 4)
     assert done.returncode == 0, done.stderr
     words = shlex.split(done.stdout.splitlines()[-1])
     assert words[1:4] == ["-m", "pipeline.trainer", "--"]
     assert {"--train-num-samples=2560000", "--epochs=5", "--lr=0.0005", "--warmup=500", "--workers=4"} <= set(words)
-    assert "warning: --workers 9 is lowered to 4" in done.stderr
     assert "warning: model tiny-vit is not the scale's, but a submission needs ViT-B-32" in done.stderr
     assert not (tmp_path / "out").exists()
 
