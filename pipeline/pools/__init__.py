@@ -67,7 +67,7 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
         return Pool(name, commonpool.address(name), columns)
     if _is_demo(name):
         return _open_demo(name, columns)
-    if any(mark in name for mark in "/.*"):
+    if _is_address(name):
         pool = Pool(name, name, columns)
         images = _images_of(name)
         return dataclasses.replace(pool, serve=_open_demo(images, {}).serve) if _is_demo(images) else pool
@@ -81,7 +81,12 @@ def entry_lists(name: str) -> Mapping[str, str]:
 
 
 def scored(address: str) -> dict[str, Any] | None:
-    """scores.json of the pool at that address, where `curate score` wrote it to a local folder; None of any other."""
+    """scores.json of the pool at that address, where `curate score` wrote it to a local folder; None of any other.
+
+    A pool by name has none, though a folder here may be called so.
+    """
+    if not _is_address(address):
+        return None
     path = storage.join(address.rstrip("/").removesuffix("/metadata"), "scores.json")
     try:
         record = storage.read_json(path) if storage.is_local(path) else None
@@ -98,6 +103,10 @@ def _images_of(name: str) -> str:
     while (record := scored(names[-1])) and record["pool"] not in names:
         names.append(record["pool"])
     return names[-1]
+
+
+def _is_address(name: str) -> bool:
+    return any(mark in name for mark in "/.*")
 
 
 def _is_demo(name: str) -> bool:

@@ -110,6 +110,15 @@ def test_images_of_a_scored_demo_pool_come_from_the_demo_s_server(demo, tmp_path
             assert resolve == ()
 
 
+def test_a_pool_by_name_is_not_a_folder_that_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, scored in ("commoncrawl", "demo"), ("demo", "./other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.json").write_text(json.dumps({"pool": scored, "scale": None}))
+    assert entry_lists("commoncrawl") == {}
+    assert entry_lists("./commoncrawl") == entry_lists("demo") != {}
+
+
 @pytest.mark.parametrize("mapping", [{}, {"text": "truth"}, {"anything": "truth"}, {"uid": "truth"}], ids=str)
 def test_no_step_reads_the_demo_s_truth(demo, mapping):
     pool = demo(**mapping)
