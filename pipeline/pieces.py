@@ -1,11 +1,12 @@
 """Pool files as pieces: found, checked before anything runs, and read by batches with only the columns asked for."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import fsspec
 import pyarrow as pa
@@ -323,13 +324,27 @@ def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
     """The piece's rows in order, in batches of at most BATCH_ROWS, with `columns` under our names and in our types.
 
     A uid the pool does not have is made from url and text. Columns that metadata.schema does not know come as they are.
-    Batches with features have fewer rows, so that these take about 32 MB.
+    Batches with features have fewer rows, so that these take about 32 MB. Where reading takes its time, of features and
+    from elsewhere, the next batch is read while the caller works on one.
 
     Raises:
         CurateError: the file or its npz is not what it was when the pool was inspected, or is cut off or broken; file
             and column are named, and the row where there is one.
     """
     columns = list(columns)
+    read = _batches(piece, columns)
+    return read if storage.is_local(piece.path) and not {*columns} & {*piece.features} else _one_ahead(read)
+
+
+def _one_ahead(batches: Generator[pa.RecordBatch, None, None]) -> Iterator[pa.RecordBatch]:
+    with contextlib.closing(batches), concurrent.futures.ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
+
+
+def _batches(piece: Piece, columns: list[str]) -> Generator[pa.RecordBatch, None, None]:
     mapping = dict(piece.columns)
     made = "uid" in columns and mapping.get("uid") == ""
     asked = [c for c in columns if c not in piece.features and not (made and c == "uid")]

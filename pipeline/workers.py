@@ -136,6 +136,13 @@ def start_nursery(preload: Sequence[str] = ()) -> None:
     _nursery = _nursery or _Nursery(preload)
 
 
+def keep_memory() -> None:
+    """Has glibc, where the process has it, keep memory as workers do."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter, value in _MALLOPT.items():
+            mallopt(parameter, value)
+
+
 def _tend(orders: Connection, preload: list[str]) -> None:
     """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
     for ending in (signal.SIGINT, signal.SIGTERM):  # which all processes may be sent: the driver's to handle
@@ -143,9 +150,7 @@ def _tend(orders: Connection, preload: list[str]) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # or a reader of the driver's output would wait for these processes too
         os.dup2(nowhere, stream)
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        for parameter, value in _MALLOPT.items():
-            mallopt(parameter, value)
+    keep_memory()
     gc.disable()  # as in the driver
     for name in (*_PRELOAD, *preload):
         importlib.import_module(name)

@@ -1,8 +1,10 @@
 """Features: nearest centroids, negCLIPLoss against one product of their size, SemDeDup, NormSim, and reading alone."""
 
+import contextlib
 import json
 import pathlib
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -13,6 +15,8 @@ from inside_features import DIMS, units
 from measure import Row, run
 
 HERE = pathlib.Path(__file__).parent
+#: What Amazon's guide to S3 counts with for a request: 85 to 90.
+STORE_MB_S = 90
 
 
 def rows(scratch: pathlib.Path, number: int, size: int = 100_000) -> Iterator[Row]:
@@ -34,6 +38,13 @@ def rows(scratch: pathlib.Path, number: int, size: int = 100_000) -> Iterator[Ro
     extra = statistics.median(a - b for a, b in zip(ours, other, strict=True))
     yield Row(f"NormSim l2, {size:,} rows", f"{statistics.median(ours):.2f} s",
               f"{statistics.median(other):.2f} s reading", f"+{extra / size * 1e6:.1f} us/row", "", None)  # fmt: skip
+    large = make_file(scratch, 5 * size)  # as many rows as a file of CommonPool's
+    with store(scratch) as address:
+        ours, other = measured(["stored", number, 5 * size, f"{address}/{large.name}"])
+    found = statistics.median(b / a for a, b in zip(ours, other, strict=True))
+    yield Row(f"the same, {5 * size:,} rows from a store of {STORE_MB_S} MB/s a request",
+              f"{statistics.median(ours):.2f} s", f"{statistics.median(other):.2f} s reading", f"{found:.2f}", ">= 0.9",
+              found >= 0.9)  # fmt: skip
     ours, other = measured(["read", number, size, file])
     megabytes = size * DIMS * 2 / 1e6
     yield Row(f"reading l14_img, {megabytes:,.0f} MB", f"{megabytes / statistics.median(ours):,.0f} MB/s",
@@ -48,6 +59,18 @@ def share(what: str, args: list, some: int, target: float, than: str = "sgemm") 
     return Row(what, f"{some / statistics.median(ours):,.0f} rows/s",
                f"{some / statistics.median(other):,.0f} rows/s {than}", f"{found:.2f}", f">= {target:g}",
                found >= target)  # fmt: skip
+
+
+@contextlib.contextmanager
+def store(folder: pathlib.Path) -> Iterator[str]:
+    """The folder's address in a store that takes 30 ms to answer."""
+    command = [sys.executable, str(HERE / "slow_store.py"), str(folder), str(STORE_MB_S), "0.03"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
 
 
 def measured(args: list) -> tuple[list[float], list[float]]:

@@ -4,10 +4,11 @@
     python inside_features.py negcliploss RUNS ROWS           a batch of so many; the product of that size
     python inside_features.py semdedup RUNS ROWS CLUSTERS     judging clusters from a file; a loop over them in memory
     python inside_features.py normsim RUNS ROWS FILE.parquet  NormSim of rows as they are read; reading them
+    python inside_features.py stored RUNS ROWS ADDRESS        the same of a file in a store; seconds of the wall
     python inside_features.py read RUNS ROWS FILE.parquet     reading l14_img by batches; the file's bytes of it
 
 Prints [[ours, other], …] in seconds as JSON, after a run of each that isn't counted. They are of CPU time, in which
-other work on the cores hardly counts; on one thread they are else the wall's.
+other work on the cores hardly counts; on one thread they are else the wall's. Memory is kept as in a worker.
 """
 
 import json
@@ -19,6 +20,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
+
+from pipeline.workers import keep_memory
 
 DIMS = 768
 Pair = tuple[Callable[[], object], Callable[[], object]]
@@ -62,10 +65,10 @@ def negcliploss(rows: int) -> Pair:
 def normsim(rows: int, file: str) -> Pair:
     from filters.normsim import NormSimScores
 
-    targets = str(pathlib.Path(file).with_suffix(".targets.npy"))
-    np.save(targets, units(1000, 3))
-    scorer = NormSimScores(targets, "l2", "l14_img")
-    score, alone = scorer.load(scorer.build()), reader(rows, file)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/targets.npy", units(1000, 3))
+        scorer = NormSimScores(f"{folder}/targets.npy", "l2", "l14_img")
+        score, alone = scorer.load(scorer.build()), reader(rows, file)
     return lambda: [score(batch) for batch in alone()], lambda: [None for _ in alone()]
 
 
@@ -125,15 +128,17 @@ def read(rows: int, file: str) -> Pair:
 
 def main(kind: str, runs: str, *args: str) -> None:
     made = {"nearest": nearest, "negcliploss": negcliploss, "semdedup": semdedup, "normsim": normsim,
-            "read": read}[kind]  # fmt: skip
+            "stored": normsim, "read": read}[kind]  # fmt: skip
+    clock = time.perf_counter if kind == "stored" else time.process_time
+    keep_memory()
     work = made(*(int(arg) if arg.isdecimal() else arg for arg in args))
     taken = []
     for _ in range(int(runs) + 1):
         taken.append([])
         for job in work:
-            start = time.process_time()
+            start = clock()
             job()
-            taken[-1].append(time.process_time() - start)
+            taken[-1].append(clock() - start)
     print(json.dumps(taken[1:]))
 
 

@@ -133,7 +133,7 @@ def test_features(tmp_path):
     bench_features = importlib.import_module("bench_features")
     whats = [row.what.split(",")[0] for row in bench_features.rows(tmp_path, number=1, size=3000)]
     assert whats[:4] == ["nearest of 30 centroids", "nearest of 3", "negCLIPLoss", "SemDeDup"]
-    assert whats[4:] == ["NormSim l2", "reading l14_img"]
+    assert whats[4:] == ["NormSim l2", "the same", "reading l14_img"]
 
 
 @pytest.mark.long

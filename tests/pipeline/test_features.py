@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import struct
+import threading
 import tracemalloc
 import types
 import zipfile
@@ -233,6 +234,29 @@ def test_a_web_server_that_fails_now_and_then(pool, monkeypatch):
         hub.misbehave = lambda kind, number: faults.get(number)
         assert read(f"{hub.url}/cdn/files/on-the-web/pool/", ["l14_img"]).equals(read(pool, ["l14_img"]))
         assert hub.kinds()["file"] > 18
+
+
+@pytest.mark.parametrize("from_web", [False, True], ids=["here", "web"])
+def test_the_next_batch_is_read_while_the_caller_has_one(tmp_path, monkeypatch, from_web):
+    write_file(tmp_path / "a.parquet", rows=3000)
+    monkeypatch.setattr(pieces, "_FEATURE_BYTES", 1000 * 768 * 2)
+    begun, rows, before = threading.Semaphore(0), Features.rows, threading.enumerate()
+
+    def noting(features: Features, first: int, end: int) -> pa.FixedSizeListArray:
+        begun.release()
+        return rows(features, first, end)
+
+    monkeypatch.setattr(Features, "rows", noting)
+    with serving(serve(tmp_path)) as hub:
+        address = f"{hub.url}/cdn/files/on-the-web/pool/" if from_web else str(tmp_path)
+        (piece,) = inspect(Pool("x", address), ["l14_img"]).pieces
+        coming = batches(piece, ["l14_img"])
+        assert not begun.acquire(timeout=0.05)  # nothing before it is asked for
+        assert next(coming).num_rows == 1000
+        assert begun.acquire(timeout=5)
+        assert begun.acquire(timeout=5)  # nobody has asked for the second
+        coming.close()  # as when its caller fails: what is being read is waited for, and the file is closed
+        assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name and t not in before]
 
 
 def test_an_npz_that_is_not_on_the_web(pool):
