@@ -74,11 +74,12 @@ class Engine:
             overview = self._ask("/overview")
             if not overview["slots-total"]:
                 raise CurateError(f"--flink_master {self.rest}: the cluster has no TaskManager, but workers run beside "
-                                  f"them. Start one.")  # fmt: skip
+                                  f"them. Start one, then run the same command again.")  # fmt: skip
             try:
                 guard.cancel(self.rest, self.job)
             except OSError as error:
-                raise CurateError(f"--flink_master {self.rest}: {printable(error)}. Cancel them.") from error
+                raise CurateError(f"--flink_master {self.rest}: {printable(error)}. Cancel them, then run the same "
+                                  f"command again.") from error  # fmt: skip
             sizes = [f"--parallelism={overview['slots-total']}"]
             processes = -(-overview["slots-total"] // overview["taskmanagers"])
         options = [*self.defaults, *sizes, f"--sdk_worker_parallelism={processes}", *self.given,
@@ -104,7 +105,8 @@ class Engine:
         except OSError as error:
             reason = printable(getattr(error, "reason", error))
             raise CurateError(f"--flink_master {self.rest}: {reason}, but Flink's REST interface must answer there. "
-                              f"Start the cluster, or name the port of its web page.") from error  # fmt: skip
+                              f"Start the cluster, then run the same command again; or name the port of its web page."
+                              ) from error  # fmt: skip
 
     def _start(self, options: list[str]) -> str:
         """Starts Beam's job server, and the guard that ends it with this process; gives its address."""

@@ -16,14 +16,19 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from jobs.launch import flink as launch
 from jobs.launch import guard
 from jobs.launch.portable import Engine
+from metadata.errors import CurateError
 
 POOL = ("--pool", "demo:400", "--select-only")
 
 
 @pytest.fixture
 def flink():
-    """A stand-in for a cluster's REST interface: it tells its version, and ends a job when it is told to."""
+    """A stand-in for a cluster's REST interface: it tells its version, and ends a job when it is told to.
+
+    Its address, what it was asked to do, and its version, which may be changed.
+    """
     asked: list[tuple[str, str]] = []
+    version = {"flink-version": "1.2.3"}
     jobs = [
         {"jid": "a", "name": "curate-1", "state": "RUNNING"},
         {"jid": "b", "name": "curate-2", "state": "RUNNING"},
@@ -33,7 +38,7 @@ def flink():
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             known = {
-                "/config": {"flink-version": "1.2.3"},
+                "/config": version,
                 "/overview": {"taskmanagers": 0, "slots-total": 0},
                 "/jobs/overview": {"jobs": jobs},
             }
@@ -53,7 +58,7 @@ def flink():
 
     with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"localhost:{server.server_address[1]}", asked
+        yield f"localhost:{server.server_address[1]}", asked, version
         server.shutdown()
 
 
@@ -132,6 +137,17 @@ def test_a_job_that_was_never_taken_is_not_lost(told, tmp_path, options, words):
     assert given == 1
     assert words in errors.splitlines()[-1]
     assert "lost" not in errors
+
+
+def test_a_cluster_that_has_lost_its_taskmanagers_says_how_to_go_on(flink):
+    address, asked, version = flink
+    version["flink-version"] = "1.19.1"
+    engine = Engine("flink", 1, [f"--flink_master={address}", "--job_endpoint=localhost:1"], "curate-1")
+    with pytest.raises(CurateError) as error:
+        engine.options()
+    assert str(error.value) == (f"--flink_master http://{address}: the cluster has no TaskManager, but workers run "
+                                f"beside them. Start one, then run the same command again.")  # fmt: skip
+    assert not asked
 
 
 def test_a_user_s_name_for_a_job_comes_behind_the_one_by_which_it_is_cancelled():
