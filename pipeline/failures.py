@@ -71,12 +71,17 @@ def sentence(error: BaseException) -> str | None:
         return printable(found[1], 1000)
 
 
+#: A line of Java's stack, and Spark's title of one.
+_STACK = r"\s+at |Driver stacktrace:"
+
+
 def outage(error: BaseException) -> str | None:
     """The reason that a runner gives for a job that it lost; None where our own code raised."""
     text = str(error)
     if "Traceback (most recent call last)" in text or not isinstance(error, RuntimeError):
         return None
-    words = [line for line in text.splitlines() if re.search(r"[A-Za-z]{3}", line)]  # not what closes a list of Java's
+    # Not what closes a list of Java's, nor where in Java it was.
+    words = [line for line in text.splitlines() if re.search(r"[A-Za-z]{3}", line) and not re.match(_STACK, line)]
     return printable(words[-1] if words else type(error).__name__, 300)
 
 

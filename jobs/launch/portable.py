@@ -16,6 +16,10 @@ from metadata.errors import CurateError, printable
 #: Masters that mean a Flink inside the job server.
 _EMBEDDED = ("[local]", "[auto]")
 
+#: What Spark needs of Java 17 besides what Beam opens for it: where a task fails, its thread would die without a word,
+#: and the job never end.
+_OPENED = {"flink": [], "spark": ["--add-opens=java.base/sun.security.action=ALL-UNNAMED"]}
+
 #: What a cluster's machines start for every worker, see jobs.launch.worker. They go on from one stage to the next.
 _WORKERS = [
     "--environment_type=PROCESS", '--environment_config={"command": "curate-worker"}',
@@ -111,6 +115,8 @@ class Engine:
     def _start(self, options: list[str]) -> str:
         """Starts Beam's job server, and the guard that ends it with this process; gives its address."""
         folder = tempfile.mkdtemp(prefix="curate-job-server-")
+        # What is registered last is done first. The guard itself removes the folder where this process is killed.
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         command, endpoint = _command(self.runner, [f"--artifacts_dir={folder}", *options])
         # An embedded cluster's workers are this environment's.
         path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
@@ -136,7 +142,8 @@ def _command(runner: str, options: list[str]) -> tuple[list[str], str]:
             f"Beam's job server for {runner}: {printable(error, 1000)}, but the jobs go through it. "
             f"Give its jar by --{runner}_job_server_jar."
         ) from error
-    return [str(word) for word in command], endpoint
+    java, *words = map(str, command)
+    return [java, *_OPENED[runner], *words], endpoint
 
 
 def _wait_for(endpoint: str, process: subprocess.Popen, folder: str) -> None:

@@ -171,9 +171,12 @@ def test_a_cluster_that_is_not_there_is_told_as_all_else(capsys, tmp_path):
 
 def test_a_job_server_that_does_not_start_is_told_with_its_last_word(curate, tmp_path):
     (tmp_path / "any.jar").touch()
+    (tmp_path / "tmp").mkdir()
     options = ("--runner", "flink", "--flink_job_server_jar", tmp_path / "any.jar")
-    done = curate(*POOL, "--out", tmp_path / "run", *options, env=java(tmp_path))
+    environment = java(tmp_path) | {"TMPDIR": str(tmp_path / "tmp")}
+    done = curate(*POOL, "--out", tmp_path / "run", *options, env=environment)
     assert done.returncode == 1
+    assert not list((tmp_path / "tmp").glob("curate-job-server-*"))
     assert "Beam's job server: it does not start (no such class)" in last_line(done)
 
 

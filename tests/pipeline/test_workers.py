@@ -229,6 +229,8 @@ def test_a_full_disk_is_told_with_its_path():
     ("text", "reason"),
     [
         ("the job was lost [\nTaskManager 2 is gone.\n  ...\n])\n", "TaskManager 2 is gone."),
+        ("Job aborted: Lost task 1.0\n\tat org.apache.spark.Task.run(Task.scala:1)\n\nDriver stacktrace:",
+         "Job aborted: Lost task 1.0"),
         ("])", "RuntimeError"),
         ("Traceback (most recent call last)\nValueError: a defect", None),
     ],
