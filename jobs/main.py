@@ -12,6 +12,13 @@ from jobs import engines
 from jobs.cli import COMMANDS, Parser, Version, add_columns_argument, folder, parsed, positive
 from metadata.errors import CurateError, printable
 
+#: What lets a run have images that mostly ended as this.
+_MENDS = {
+    "forbidden_address": "`curate retry RUN --status forbidden_address --allow-host HOST[:PORT]` fetches from private "
+                         "addresses that you trust",
+    "changed": "the same command with --accept-changed-images --overwrite takes what the links lead to now",
+}  # fmt: skip
+
 _DESCRIPTION = """\
 From a pool of image-text pairs to a DataComp subset file and webdataset shards: chooses rows by a recipe, fetches the
 images of the chosen rows only, writes shards that open_clip trains on, and accounts for every row.
@@ -224,9 +231,10 @@ def run(argv: Sequence[str]) -> int:
     record = curate(request)
     _summarise(record, request.out)
     if record.get("samples") is not None and not record["samples"].get("ok"):
+        commonest = max(record["samples"], key=record["samples"].get)
         raise CurateError(
             f"{request.out}: none of the {record['rows']['samples']:,} images could be had, so the shards are empty. "
-            f"The ledgers in shards/ say why; `curate retry` fetches again."
+            f"Most ended as {commonest}: {_MENDS.get(commonest, '`curate retry` fetches again')}."
         )
     return 0
 

@@ -107,11 +107,16 @@ def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = 
 
 
 def _finished(request: Request) -> dict[str, Any] | None:
+    """The manifest, if all that the request asks for is there by its name."""
     path = storage.join(request.out, "manifest.json")
     if not storage.exists(path):
         return None
     record = finished.read_manifest(path)
-    if record["finished"] == "shards" or request.select_only:
+    if record["finished"] != "shards" and not request.select_only:
+        return None
+    places = [name.rpartition("/") for name in record["sha256"]]
+    there = {place: {*storage.names(storage.join(request.out, place))} for place in {place for place, _, _ in places}}
+    if all(name in there[place] for place, _, name in places if place != "shards" or not request.select_only):
         return record | {"nothing_to_do": True}
     return None
 

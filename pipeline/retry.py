@@ -18,6 +18,9 @@ def retry(
 ) -> tuple[Statuses, Statuses]:
     """Fetches again the samples of a run that ended as one of `statuses`; only shards that this changes are rewritten.
 
+    Meanwhile the run has no manifest, so it is unfinished for all who look at it: one that is stopped is gone on with,
+    or else finished by the run's own command.
+
     Args:
         out: the run's folder.
         run: hands a function that builds a Beam pipeline to a runner and waits.
@@ -29,8 +32,10 @@ def retry(
         CurateError: the folder holds no run with shards, or not all that a retry goes by, or none of its samples ended
             so.
     """
-    path = storage.join(out, "manifest.json")
-    if not storage.exists(path) or (record := finished.read_manifest(path))["finished"] != "shards":
+    path, begun = storage.join(out, "manifest.json"), storage.join(out, "work", "retried.json")
+    stopped = not storage.exists(path) and storage.exists(begun)
+    source = begun if stopped else path
+    if not storage.exists(source) or (record := finished.read_manifest(source))["finished"] != "shards":
         raise CurateError(
             f"{out}: holds no run whose shards are finished, but a retry needs one. Finish the run first."
         )
@@ -45,9 +50,19 @@ def retry(
             dataclasses.replace(fetch, resolve=resolve),
             ImageOptions(**record["images"]),
         )
-        _run(plans, step, statuses, before, run)
+        counts = _count(plans, out, statuses)
+        if any(counts):
+            storage.write_json(begun, record)
+            storage.remove(path)
+            _run(plans, counts, step, statuses, run)
+        elif not stopped:
+            raise CurateError(
+                f"{out}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
+                f"{', '.join(f'{status} {n:,}' for status, n in before.items())}."
+            )
         manifest.add_shards(record, plans, out)
         storage.write_json(path, record)
+        storage.remove(begun)
     return before, collections.Counter(record["samples"])
 
 
@@ -102,21 +117,20 @@ def retry_planned(plan: planning.ShardPlan, step: planning.ImageStep, statuses: 
     report(fetched, last=True)
 
 
+def _count(plans: list[planning.ShardPlan], out: str, statuses: frozenset[str]) -> list[int]:
+    """How many samples of each shard are to be fetched."""
+    folder = storage.join(out, "shards")
+    return list(storage.several_at_once(lambda plan: to_fetch(plan, folder, statuses), plans))
+
+
 def _run(
     plans: list[planning.ShardPlan],
+    counts: list[int],
     step: planning.ImageStep,
     statuses: frozenset[str],
-    before: Statuses,
     run: Callable[[Callable[[Any], None]], None],
 ) -> None:
-    folder = storage.join(step.folder, "shards")
-    counts = list(storage.several_at_once(lambda plan: to_fetch(plan, folder, statuses), plans))
     left = [plan for plan, n in zip(plans, counts, strict=True) if n]
-    if not left:
-        raise CurateError(
-            f"{step.folder}: no sample ended as {' or '.join(sorted(statuses))}. Its statuses: "
-            f"{', '.join(f'{status} {n:,}' for status, n in before.items())}."
-        )
 
     def build(pipeline: Any) -> None:
         import apache_beam as beam

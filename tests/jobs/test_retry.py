@@ -1,11 +1,18 @@
 """`curate retry`: only what failed so is fetched again, and only what changes is rewritten."""
 
+import hashlib
 import json
 import pathlib
 
 import pyarrow.parquet as pq
 import pytest
 from image_server import serving
+
+from jobs import engines
+from metadata.errors import CurateError
+from pipeline import shard_folders
+from pipeline.options import FetchPolicy
+from pipeline.retry import retry
 
 RECIPE = "name: all\nsteps: []\nshards: {samples: 10}\n"
 
@@ -87,6 +94,7 @@ def test_without_allow_host_nothing_is_contacted_and_the_command_says_so(curate,
     done = curate("--pool", pool, "--recipe", "no_filter", "--out", tmp_path / "run")
     assert done.returncode == 1
     assert "none of the 5 images could be had" in done.stderr
+    assert "Most ended as forbidden_address: `curate retry RUN --status forbidden_address --allow-host" in done.stderr
     assert json.loads((tmp_path / "run/manifest.json").read_text())["samples"] == {"forbidden_address": 5}
     assert server.requests == []
 
@@ -136,6 +144,58 @@ def test_a_shard_that_is_not_whole_is_made_anew(run, curate, server, damage, fet
     assert last_line(done.stderr).endswith(f", {fetched} ok, 0 not")
     assert json.loads((out / "manifest.json").read_text())["samples"] == {"ok": 30}
     assert shards(out).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("finisher", "undone"),
+    [
+        ("retry", []),
+        ("the run's command", ["tar", "parquet"]),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [
+            ("retry", ["parquet"]), ("the run's command", ["parquet"]), ("the run's command", []),
+        ]),
+    ],
+)
+def test_a_stopped_retry_leaves_no_finished_run(run, curate, server, finisher, undone):
+    server.failing = {3: 503, 4: 503, 25: 503}  # in two shards
+    out = run("run")
+    before = shards(out)
+    server.failing = {}
+
+    def stopped(build) -> None:
+        """Is stopped when all shards are written, or one of them is not yet, or not its ledger."""
+        engines.run_with("local", 1, [])(build)
+        for ending in undone:
+            (out / f"shards/00000001.{ending}").write_bytes(before[f"00000001.{ending}"])
+        raise KeyboardInterrupt
+
+    policy = FetchPolicy(allow_hosts=frozenset({server.host}))
+    with pytest.raises(KeyboardInterrupt):
+        retry(str(out), frozenset({"http_5xx"}), policy, stopped)
+    with pytest.raises(CurateError, match="its run is unfinished"):
+        shard_folders.open_whole(str(out))
+
+    pool, recipe = out.parent / "pool", out.parent / "all.yaml"
+    commands = {"retry": ("retry", out, "--status", "http_5xx"),
+                "the run's command": ("--pool", pool, "--recipe", recipe, "--out", out)}  # fmt: skip
+    done = curate(*commands[finisher], "--allow-host", server.host)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "manifest.json").read_text())
+    # The run's own command asks for what isn't whole, and not for what has failed.
+    failed = 1 if finisher != "retry" and undone == ["tar", "parquet"] else 0
+    assert record["samples"] == ({"http_5xx": failed} if failed else {}) | {"ok": 30 - failed}
+    assert sum(json.loads((out / "shards/sizes.json").read_text()).values()) == 30 - failed
+    hashes = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in record["sha256"]}
+    assert hashes == record["sha256"]
+
+
+@pytest.mark.parametrize("name", ["shards/00000001.tar", "subset.npy"])
+def test_a_run_that_has_lost_an_output_is_not_finished(run, curate, server, name):
+    out = run("run")
+    before = (out / name).read_bytes()
+    (out / name).unlink()
+    run("run")
+    assert (out / name).read_bytes() == before
 
 
 def test_a_missing_tar_is_made_anew_though_nothing_failed(run, curate, server):
