@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import itertools
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -47,13 +48,14 @@ def read(path: str, by: str) -> Removals:
 
     Args:
         path: a path or address of a parquet file (.parquet) with a column of the name `by` or with only one, of a CSV
-            file (.csv) whose first line names a column `by`, or of text with a value a line, where empty lines don't
-            count. CSV and text are UTF-8 and may be compressed, as in .csv.gz.
+            file (.csv) whose first line names a column `by`, or, by any other ending, of text with a value a line,
+            where empty lines don't count. CSV and text are UTF-8 and may be compressed, as in .csv.gz. Endings may be
+            in either case.
         by: of COLUMNS.
 
     Raises:
-        CurateError: it can't be read, lacks the column, has no value, or has one that is null or not of its kind; the
-            line is named, or the row of a parquet file, from 0.
+        CurateError: it can't be read, lacks the column, has no value, or has one that is null or not of its kind, as a
+            line of text is that has more than a url; the line is named, or the row of a parquet file, from 0.
     """
     if by not in COLUMNS:
         raise unknown("kind of removal list", by, COLUMNS)
@@ -138,14 +140,18 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _kind(path: str) -> str:
+    """The ending that says what the file is: .parquet or .csv, and all else is text."""
+    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+
+
 def _batches(path: str, by: str) -> Iterator[tuple[pa.Array, str, int]]:
     """The file's values as strings, with the place of the first of each batch as its readers count: `line` or `row`."""
-    kind = path.removesuffix(".gz")
     with _opened(path) as raw:
-        file: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-        if kind.endswith(".parquet"):
+        file: Any = gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else raw
+        if (kind := _kind(path)) == ".parquet":
             place, number, batches = "row", 0, _from_parquet(file, by, path)
-        elif kind.endswith(".csv"):
+        elif kind == ".csv":
             place, number, batches = "line", 2, _from_csv(file, by, path)
         else:
             place, number, batches = "line", 1, _from_text(file)
@@ -199,9 +205,13 @@ def _checked(values: pa.Array, by: str, path: str, place: str, first: int) -> pa
         values = pa.array([value and domains.canonical(value) for value in values.to_pylist()], pa.string())
         right = pc.match_substring_regex(values, r"^[a-z0-9._-]+$").fill_null(False)
         right = pc.or_(right, pc.is_null(asked))
-    else:
+    elif _kind(path) in (".parquet", ".csv"):
         needed = f"a {by} is needed"
         right = pc.not_equal(values, "")
+    else:  # a table or JSON would be a list of urls that no row has
+        needed = (f"a line of text is a {by} alone, without quotes, brackets, tabs or white space around it, and a "
+                  f"table is in .csv or .parquet")  # fmt: skip
+        right = pc.invert(pc.match_substring_regex(values, r"""^["'\[{\s]|\t|\s$"""))
     wrong = pc.index(right, False).as_py()
     if wrong >= 0:
         raise CurateError(f"{path}: {place} {first + wrong} is {printable(repr(asked[wrong].as_py()))}, but {needed}. "
