@@ -11,6 +11,7 @@ import numpy as np
 
 from filters import recipes
 from filters.base import Fit, Grouping, Step
+from filters.not_listed import NotListed
 from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
 from metadata.schema import is_feature
@@ -145,7 +146,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
     counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
-    warnings = _check_kept(counts, request.min_kept)
+    warnings = _check_kept(counts, request.min_kept) + _unmatched_lists(counts, steps)
     hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = select.fitted(steps, request.out)
     manifest.check_samples(counts, fitted)
@@ -205,6 +206,13 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
         if stay < 0.01 * step["in"]:
             warnings.append(f"step {step['step']} keeps only {stay:,} of {step['in']:,} rows")
     return warnings
+
+
+def _unmatched_lists(counts: Mapping[str, Any], steps: Sequence[Step]) -> list[str]:
+    """Warnings of removal lists that no row is on: it may be of another pool, or in another form."""
+    return [f"step {step.name} drops none of {count['in']:,} rows: none has a {step.by} of its list"
+            for count, step in zip(counts["dropped"], steps, strict=True)
+            if isinstance(step, NotListed) and not count["dropped"]]  # fmt: skip
 
 
 def _make_shards(
