@@ -126,6 +126,8 @@ MISTAKES = [
     ("list.csv", f"uid\n{UIDS[0]}\n\x1b[31m\n", "uid", "line 3 is '\\x1b[31m', but 32 hexadecimal"),
     ("list.csv", f"uid,n\n{UIDS[0]},1\n,2\n", "uid", "line 3 is '', but 32"),
     ("list.csv", "url,n\n,2\n", "url", "line 2 is '', but a url is needed."),
+    ("list.csv", "uid\n\n\n\nbad", "uid", "line 5 is 'bad', but 32"),
+    ("list.csv.gz", f'\n"n",uid\r\n"a\n\nb",{UIDS[0]}\r\n\r\n1,bad', "uid", "line 7 is 'bad', but 32"),
     ("list.csv", "\n".join(UIDS), "uid", "its first line names no column uid, but a CSV file needs one."),
     ("list.csv", "uid,n\na\n", "uid", "Expected 2 columns, got 1"),
     ("list.csv", "", "uid", "it is damaged (Empty CSV file)"),
