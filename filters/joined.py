@@ -103,7 +103,7 @@ def numbers(scores: pa.Array, name: str, where: str) -> np.ndarray:
 
 def _check_text(kind: pa.DataType, path: str) -> None:
     try:
-        pa.nulls(0, kind).cast(pa.string())
+        pa.nulls(0, kind).cast(pa.binary())
     except pa.ArrowException as error:
         raise CurateError(f"{path}: column 'uid' is {kind}, but a uid is text. Mend the file, or leave it out."
                           ) from error  # fmt: skip

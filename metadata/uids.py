@@ -17,7 +17,7 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
     """The uids as numbers.
 
     Args:
-        uids: strings of exactly 32 hexadecimal digits, in either case.
+        uids: strings, or their bytes, of exactly 32 hexadecimal digits, in either case.
         where: named in the error: the file the uids are from.
         first_row: row of the file that the array begins with, for the error.
 
@@ -33,7 +33,7 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
                           f"the pool with --columns uid= so that uids are made from url and text.")
     if not len(uids):
         return np.empty(0, UID_DTYPE)
-    data = uids.cast(pa.string())
+    data = uids.cast(pa.binary())  # it may not even be UTF-8
     _, offsets, values = data.buffers()
     ends = np.frombuffer(offsets, np.int32, count=len(data) + 1, offset=4 * data.offset)
     try:
@@ -45,8 +45,7 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
     return np.frombuffer(raw, ">u8").astype("<u8").view(UID_DTYPE)
 
 
-def _malformed(uids: pa.Array, where: str, first_row: int) -> CurateError:
-    data = uids.cast(pa.binary())  # it may not even be UTF-8
+def _malformed(data: pa.BinaryArray, where: str, first_row: int) -> CurateError:
     row = pc.index(pc.match_substring_regex(data, r"^[0-9a-fA-F]{32}$"), False).as_py()
     shown = printable(data[row].as_py().decode(errors="backslashreplace"))
     return CurateError(f"{where}: the uid of row {first_row + row} is {shown!r}, but a uid is 32 hexadecimal digits. "

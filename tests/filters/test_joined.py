@@ -108,6 +108,11 @@ def twice(path: pathlib.Path, names: list[str]) -> None:
     pq.write_table(pa.Table.from_arrays([arrays[name] for name in names], names), path)
 
 
+def raw(path: pathlib.Path) -> None:
+    uids = pa.array([bytes.fromhex(uid(0))], pa.binary(16))
+    pq.write_table(pa.table({"uid": uids, "dfn": [1.0]}), path)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -116,6 +121,8 @@ def twice(path: pathlib.Path, names: list[str]) -> None:
         (lambda path: pq.write_table(pa.table({"id": ["a"], "dfn": [1.0]}), path), "its columns are id, dfn, but"),
         (lambda path: pq.write_table(pa.table({"uid": [uid(0)], "dfn": ["1"]}), path), "column 'dfn' is string, but"),
         (lambda path: pq.write_table(pa.table({"uid": [[1]], "dfn": [1.0]}), path), "column 'uid' is list<.*>, but a"),
+        (lambda path: pq.write_table(pa.table({"uid": [1], "dfn": [1.0]}), path), "column 'uid' is int64, but a"),
+        (raw, r"a\.parquet: the uid of row 0 is '\\\\xcf\\\\xcd.*', but a uid is 32 hexadecimal digits"),
         (lambda path: twice(path, ["uid", "uid", "dfn"]), "a.parquet: column 'uid' is there 2 times, but"),
         (lambda path: twice(path, ["uid", "dfn", "dfn"]), "a.parquet: column 'dfn' is there 2 times, but"),
         (lambda path: written(path, ["abc"], dfn=[1]), r"a\.parquet: the uid of row 0 is 'abc', but a uid is 32"),
