@@ -129,7 +129,7 @@ def _read(path: str, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for batch in _batches(path, ["uid", column]):
         scores = numbers(batch.column(column), column, path)
         some = ~np.isnan(scores)
-        yield uids.parse(batch.column("uid"), path, first_row)[some], scores[some]
+        yield uids.parse(batch.column("uid"), path, first_row, instead="leave it out")[some], scores[some]
         first_row += batch.num_rows
 
 
