@@ -123,8 +123,8 @@ class Fused(Fit):
                 offsets[name] = float(state["least"][n])
                 divisors[name] = float(state["most"][n]) - offsets[name]
             if not divisors[name]:
-                raise CurateError(f"{self.name}: {printable(name)} is {offsets[name]:g} in every row, but what is "
-                                  f"scaled must differ. Leave it out of the weights.")
+                raise CurateError(f"{self.name}: {printable(name)} is {offsets[name]:g} in every row in float32, but "
+                                  f"what is scaled must differ. Leave it out of the weights.")
         counted = {"rows": state["rows"], "rows_without_score": state["rows"] - state["whole"], "rows_lacking": lacking}
         return self.then(FusedScore(self, offsets, divisors, -math.inf, counted))
 
