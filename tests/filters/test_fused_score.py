@@ -170,6 +170,7 @@ def test_files_without_any_of_the_columns(tmp_path: pathlib.Path) -> None:
         ({"a": [1.0, 2.0], "b": [math.inf, math.nan]}, r"2 of the 2 rows that reach it \(100\.0%\) have no b"),
         ({"a": [1.0, None], "b": [None, 2.0]}, "none of the 2 rows that reach it has all the scores"),
         ({"a": [2.0, 2.0, None]}, "a is 2 in every row in float32, but what is scaled must differ"),
+        ({"a": [1.0, 1e300]}, r"column 'a' has 1e\+300, but scores are compared in float32"),
         ({"a": [0.1, 0.1 + 1e-12]}, r"a is 0\.1 in every row in float32, but"),
         ({"a": ["x"]}, "column 'a' is string, but a score is a number"),
         ({"a": pa.array([], pa.float32())}, "none of the 0 rows"),

@@ -122,6 +122,8 @@ def raw(path: pathlib.Path) -> None:
         (lambda path: pq.write_table(pa.table({"uid": [uid(0)], "dfn": ["1"]}), path), "column 'dfn' is string, but"),
         (lambda path: pq.write_table(pa.table({"uid": [[1]], "dfn": [1.0]}), path), "column 'uid' is list<.*>, but a"),
         (lambda path: pq.write_table(pa.table({"uid": [1], "dfn": [1.0]}), path), "column 'uid' is int64, but a"),
+        (lambda path: written(path, [uid(0), uid(1)], dfn=pa.array([None, -1e300])),
+         r"a\.parquet: column 'dfn' has -1e\+300, but .* float32, which ends at 3\.4e\+38\. Scale them down\.$"),
         (raw, r"a\.parquet: the uid of row 0 is '\\\\xcf\\\\xcd.*', but a uid is 32 hexadecimal digits"),
         (lambda path: twice(path, ["uid", "uid", "dfn"]), "a.parquet: column 'uid' is there 2 times, but"),
         (lambda path: twice(path, ["uid", "dfn", "dfn"]), "a.parquet: column 'dfn' is there 2 times, but"),
