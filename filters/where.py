@@ -61,10 +61,31 @@ class Where(Filter):
                     raise _error(self.sql, f"gives {kind}", "true or false for each row", "Compare it with something.")
                 keep = answer.fetchnumpy()["keep"]
             except duckdb.Error as error:
-                said = printable(str(error).splitlines()[0], 300)
-                raise _error(self.sql, f"failed ({said})", "an answer for each row",
-                             "For values that may not convert, use try_cast.") from error
+                raise _failure(self.sql, batch.select(self.columns), error) from error
         return pa.array(np.ma.filled(keep, False).astype(bool, copy=False))
+
+
+def _failure(sql: str, batch: pa.RecordBatch, error: Exception) -> CurateError:
+    """What an error of DuckDB's says, or which column it can't even read."""
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if not _is_readable(column):
+            return _error(sql, f"reads {printable(field.name)!r}, which is {printable(field.type)}",
+                          "a type that DuckDB has", "Leave it out, or write it to the pool as another, such as double.")
+    return _error(sql, f"failed ({printable(str(error).splitlines()[0], 300)})", "an answer for each row",
+                  "For values that may not convert, use try_cast.")
+
+
+def _is_readable(column: pa.Array) -> bool:
+    """Whether DuckDB has the column's type."""
+    import duckdb
+
+    with _connection().cursor() as cursor:
+        try:
+            cursor.register(_TABLE, pa.table([column.slice(0, 0)], names=["x"]))
+            cursor.execute(f"SELECT x FROM {_TABLE}")
+        except duckdb.NotImplementedException:
+            return False
+    return True
 
 
 def _without_nan(column: pa.Array) -> pa.Array:
