@@ -11,6 +11,7 @@ import numpy as np
 
 from filters import recipes
 from filters.base import Fit, Grouping, Step
+from filters.fused_score import Fused
 from filters.not_listed import NotListed
 from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
@@ -61,7 +62,11 @@ def curate(request: Request) -> dict[str, Any]:
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe = request.recipe
-    found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
+    try:
+        found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
+    except CurateError:
+        check_scores(recipe, pool, pieces.find_files(pool, 1))
+        raise
     recipes.check(recipe, found.schema)
     folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     identity = {
@@ -92,6 +97,13 @@ def asked_columns(recipe: recipes.Recipe, select_only: bool) -> tuple[set[str], 
     """The columns that a run reads, and those that it reads where the pool has them."""
     asked = {"uid", *recipes.recipe_columns(recipe)}
     return (asked, ()) if select_only else (asked | {*planning.REQUIRED_COLUMNS}, planning.OPTIONAL_COLUMNS)
+
+
+def check_scores(recipe: recipes.Recipe, pool: Pool, files: Sequence[tuple[str, int | None]]) -> None:
+    """Raises CurateError where a column that the pool's first file lacks is one that files of scores should have."""
+    for step in recipe.steps:
+        if isinstance(step, Fused) and step.files is not None:
+            step.check_columns(pieces.inspect_files(files[:1], pool, ("uid",)).schema.names)
 
 
 def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = False) -> select.Choice:
