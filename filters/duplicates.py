@@ -47,9 +47,11 @@ class _SameValue(Grouping):
 class Distinct(_SameValue):
     """Keeps at most `at_most` rows of those that have the same value.
 
-    Those with the smallest hashes of (uid, seed) stay, so they are the same in any order of rows and files. Values are
-    the same if all their bytes are; of sha256, in either case. An empty caption is a value like any other. A row whose
-    value is null can't be shown to be a duplicate: it stays, and the manifest counts it in `rows_in_no_group`.
+    Those with the smallest hashes of (uid, seed) stay, so they are the same in any order of rows and files: as long as
+    a pool's uids are unique, which its schema has them be, for rows of one uid are told apart by their order alone.
+    Values are the same if all their bytes are; of sha256, in either case. An empty caption is a value like any other. A
+    row whose value is null can't be shown to be a duplicate: it stays, and the manifest counts it in
+    `rows_in_no_group`.
 
     Args:
         by: `sha256` for the image's bytes, `url` or `text`.

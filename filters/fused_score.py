@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,6 +76,14 @@ class Fused(Fit):
         object.__setattr__(made, "_hashes", {name: joined.sha256(paths) for name, paths in sources.items()})
         return made
 
+    def check_columns(self, pool: Container[str]) -> None:
+        """Raises CurateError where neither its files nor the pool, whose columns these are, has one of its columns."""
+        lacking = [name for name in self.weights if name not in self._hashes and name not in pool]
+        if self.files is not None and lacking:
+            raise CurateError(f"{self.name}: {self.files} has no column {printable(', '.join(lacking))}, and neither "
+                              f"has the pool, but every score with a weight is needed. Add it to the files of scores, "
+                              f"or leave it out of the weights.")
+
     def describe(self) -> dict[str, Any]:
         """The parameters, but the files by column and sha256: where they lie does not matter."""
         files = {"files": self._hashes} if self._hashes else {}
@@ -123,8 +131,8 @@ class Fused(Fit):
                 offsets[name] = float(state["least"][n])
                 divisors[name] = float(state["most"][n]) - offsets[name]
             if not divisors[name]:
-                raise CurateError(f"{self.name}: {printable(name)} is {offsets[name]:g} in every row, but what is "
-                                  f"scaled must differ. Leave it out of the weights.")
+                raise CurateError(f"{self.name}: {printable(name)} is {offsets[name]:g} in every row in float32, but "
+                                  f"what is scaled must differ. Leave it out of the weights.")
         counted = {"rows": state["rows"], "rows_without_score": state["rows"] - state["whole"], "rows_lacking": lacking}
         return self.then(FusedScore(self, offsets, divisors, -math.inf, counted))
 

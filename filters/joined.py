@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from filters.base import Scorer
@@ -46,7 +47,7 @@ class JoinedScore(Scorer):
         does not grow with the files, as long as uids are spread evenly, as hashes are. Every file is read twice.
 
         Raises:
-            CurateError: a file can't be read, has a wrong uid, or a uid has a score twice.
+            CurateError: a file can't be read, has a wrong uid or too large a score, or a uid has a score twice.
         """
         return pa.py_buffer(_sorted_by_uid(self.column, self.paths))
 
@@ -95,15 +96,25 @@ def sha256(paths: Sequence[str]) -> str:
 
 
 def numbers(scores: pa.Array, name: str, where: str) -> np.ndarray:
-    """The scores as float32, shape (len(scores),), NaN for null and infinity; raises CurateError if they are none."""
+    """The scores as float32, shape (len(scores),), NaN for null and infinity.
+
+    Raises:
+        CurateError: they are no numbers, or one is too large for float32.
+    """
     _check_number(scores.type, name, where)
-    values = scores.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    rounded = scores.cast(pa.float32(), safe=False)
+    if pa.types.is_float64(scores.type):
+        large = pc.index(pc.and_(pc.is_inf(rounded), pc.is_finite(scores)), True).as_py()
+        if large >= 0:
+            raise CurateError(f"{where}: column {printable(name)!r} has {scores[large].as_py():g}, but scores are "
+                              f"compared in float32, which ends at {np.finfo(np.float32).max:.2g}. Scale them down.")
+    values = rounded.to_numpy(zero_copy_only=False)
     return np.where(np.isfinite(values), values, np.float32(np.nan))
 
 
 def _check_text(kind: pa.DataType, path: str) -> None:
     try:
-        pa.nulls(0, kind).cast(pa.string())
+        pa.nulls(0, kind).cast(pa.binary())
     except pa.ArrowException as error:
         raise CurateError(f"{path}: column 'uid' is {kind}, but a uid is text. Mend the file, or leave it out."
                           ) from error  # fmt: skip
@@ -129,7 +140,7 @@ def _read(path: str, column: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for batch in _batches(path, ["uid", column]):
         scores = numbers(batch.column(column), column, path)
         some = ~np.isnan(scores)
-        yield uids.parse(batch.column("uid"), path, first_row)[some], scores[some]
+        yield uids.parse(batch.column("uid"), path, first_row, instead="leave it out")[some], scores[some]
         first_row += batch.num_rows
 
 

@@ -31,6 +31,9 @@ _BINS = 1 << 16
 #: The column of kept/ that says how often a row is taken.
 COPIES = "copies"
 
+#: Samples a row, on average, that may be asked for: each costs a hash, three times over.
+_MOST_COPIES = 5_000
+
 #: The penalties and weights that make sense: e**1000 is no number.
 _LEAST_PENALTY, _MOST_PENALTY, _MOST_WEIGHT = 1e-3, 100.0, 1000.0
 
@@ -46,7 +49,8 @@ class SoftCap(Fused):
 
     Args:
         weights: as in FusedScoreFraction, as are `files` and `scale`; a single score is a single weight.
-        samples: how many are drawn; None for as many as the pool has rows, on which DataComp trains.
+        samples: how many are drawn, at most 5,000 of a row on average; None for as many as the pool has rows, on which
+            DataComp trains.
         penalty: 0.001 to 100; e**penalty is how much rarer a row becomes each time that it is drawn.
         seed: of the draws, from 0.
 
@@ -163,9 +167,17 @@ class _Scores(_OfSoftCap, Fit):
         Of the mean m of a row's draws until a time t, with y = t * e**score, it is known that
         log(1 + penalty * y) <= penalty * m <= log(1 + (e**penalty - 1) * y), and that m <= y (by Jensen's inequality);
         and draws, each of which makes the next less likely, scatter less than if they were independent.
+
+        Raises:
+            CurateError: so many samples are asked for that drawing them would hardly end.
         """
         seen, pool = map(int, state[-2:])
-        samples = max(1, (self.step.samples or pool) * seen // pool)  # a sample of a pool is drawn from as much less
+        asked, scored = self.step.samples or pool, int(state[:-2].sum()) * pool // seen
+        if asked > _MOST_COPIES * scored:
+            raise CurateError(f"soft_cap: {asked:,} samples are to be drawn of the {scored:,} rows with a score that "
+                              f"reach it, but {_MOST_COPIES * scored:,} are the most, {_MOST_COPIES:,} of each on "
+                              f"average. Give fewer samples.")
+        samples = max(1, asked * seen // pool)  # a sample of a pool is drawn from as much less
         halves = np.flatnonzero(state[:-2])
         rows, penalty = state[halves], self.step.penalty
         least, most = (np.array([quantile.score(int(half) << 16 | low) for half in halves])

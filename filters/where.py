@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from filters.base import Filter
 from metadata.errors import CurateError, printable, reason
@@ -31,7 +32,8 @@ class Where(Filter):
 
     The expression is DuckDB's, over the pool's columns, whose names are taken exactly as written. It is decided from
     the row alone and is always the same: subqueries, aggregates, windows and functions of time or chance are refused.
-    NaN is greater than every number, as DuckDB has it.
+    NaN in a column of floats is read as null, so a comparison with it drops the row. Only within a list or a struct is
+    NaN greater than every number, as DuckDB has it.
 
     Args:
         sql: such as `original_width >= 512 and text not ilike '%stock photo%'`.
@@ -51,17 +53,49 @@ class Where(Filter):
 
         with _connection().cursor() as cursor:
             try:
-                cursor.register(_TABLE, pa.Table.from_batches([batch.select(self.columns)]))
+                columns = [_without_nan(batch.column(column)) for column in self.columns]
+                cursor.register(_TABLE, pa.table(columns, names=self.columns))
                 answer = cursor.execute(f"SELECT ({self.sql}\n) AS keep FROM {_TABLE}")
                 kind = str(answer.description[0][1])
                 if kind.lower() not in ("boolean", "bool"):
                     raise _error(self.sql, f"gives {kind}", "true or false for each row", "Compare it with something.")
                 keep = answer.fetchnumpy()["keep"]
             except duckdb.Error as error:
-                said = printable(str(error).splitlines()[0], 300)
-                raise _error(self.sql, f"failed ({said})", "an answer for each row",
-                             "For values that may not convert, use try_cast.") from error
+                raise _failure(self.sql, batch.select(self.columns), error) from error
         return pa.array(np.ma.filled(keep, False).astype(bool, copy=False))
+
+
+def _failure(sql: str, batch: pa.RecordBatch, error: Exception) -> CurateError:
+    """What an error of DuckDB's says, or which column it can't even read."""
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if not _is_readable(column):
+            return _error(sql, f"reads {printable(field.name)!r}, which is {printable(field.type)}",
+                          "a type that DuckDB has", "Leave it out, or write it to the pool as another, such as double.")
+    return _error(sql, f"failed ({printable(str(error).splitlines()[0], 300)})", "an answer for each row",
+                  "For values that may not convert, use try_cast.")
+
+
+def _is_readable(column: pa.Array) -> bool:
+    """Whether DuckDB has the column's type."""
+    import duckdb
+
+    with _connection().cursor() as cursor:
+        try:
+            cursor.register(_TABLE, pa.table([column.slice(0, 0)], names=["x"]))
+            cursor.execute(f"SELECT x FROM {_TABLE}")
+        except duckdb.NotImplementedException:
+            return False
+    return True
+
+
+def _without_nan(column: pa.Array) -> pa.Array:
+    """The column with null for NaN, which DuckDB holds to be greater than every number; itself where there is none."""
+    if pa.types.is_dictionary(column.type) and pa.types.is_floating(column.type.value_type):
+        column = column.dictionary_decode()
+    if not pa.types.is_floating(column.type):
+        return column
+    nan = pc.is_nan(column)
+    return pc.if_else(nan, None, column) if pc.any(nan).as_py() else column
 
 
 def _error(sql: str, given: str, needed: str, advice: str) -> CurateError:

@@ -30,7 +30,13 @@ def run(args: argparse.Namespace) -> int:
     left_out = record["left_out"]
     for name in left_out[:_NAMED]:
         print(f"curate: {printable(name, 300)}: is left out, for it can't be read as an image.", file=sys.stderr)
+    for kind, names in record["passed_over"].items():
+        print(f"curate: {printable(names[0], 300)} and {len(names) - 1:,} others: left out, for "
+              f"{targets.REASONS[kind]}.", file=sys.stderr)  # fmt: skip
+    passed_over = sum(map(len, record["passed_over"].values()))
     print(f"images       {record['images']:>14,}  on {record['device']}")
     print(f"left out     {len(left_out):>14,}  that can't be read; their names are in the .json beside --out")
+    if passed_over:
+        print(f"             {passed_over:>14,}  that end as images do, but aren't taken; their names are there")
     print(f"\nLook at      {args.out}")
     return 0

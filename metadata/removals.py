@@ -1,11 +1,13 @@
 """Removal lists: uids, sha256, urls or domains in a file, and which values are on one."""
 
 import contextlib
+import csv
 import functools
 import gzip
 import hashlib
 import io
 import itertools
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -47,22 +49,23 @@ def read(path: str, by: str) -> Removals:
 
     Args:
         path: a path or address of a parquet file (.parquet) with a column of the name `by` or with only one, of a CSV
-            file (.csv) whose first line names a column `by`, or of text with a value a line, where empty lines don't
-            count. CSV and text are UTF-8 and may be compressed, as in .csv.gz.
+            file (.csv) whose first line names a column `by`, or, by any other ending, of text with a value a line,
+            where empty lines don't count. CSV and text are UTF-8 and may be compressed, as in .csv.gz. Endings may be
+            in either case.
         by: of COLUMNS.
 
     Raises:
-        CurateError: it can't be read, lacks the column, has no value, or has one that is null or not of its kind; the
-            line is named, or the row of a parquet file, from 0.
+        CurateError: it can't be read, lacks the column, has no value, or has one that is null or not of its kind, as a
+            line of text is that has more than a url; the line is named, or the row of a parquet file, from 0.
     """
     if by not in COLUMNS:
         raise unknown("kind of removal list", by, COLUMNS)
     try:
         sha256 = _sha256(path)
         found = [np.empty(0, np.uint64)]
-        for values, place, first in _batches(path, by):
-            found.append(_keys(_checked(values, by, path, place, first), by))
-    except (pa.ArrowException, UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        for values, first in _batches(path, by):
+            found.append(_keys(_checked(values, by, path, first), by))
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise CurateError(f"{path}: it is damaged ({reason(error)}), but every line of a removal list is needed. "
                           f"Mend it.") from error
     whole = np.sort(np.concatenate(found))
@@ -138,20 +141,44 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _batches(path: str, by: str) -> Iterator[tuple[pa.Array, str, int]]:
-    """The file's values as strings, with the place of the first of each batch as its readers count: `line` or `row`."""
-    kind = path.removesuffix(".gz")
+def _kind(path: str) -> str:
+    """The ending that says what the file is: .parquet or .csv, and all else is text."""
+    return os.path.splitext(path.lower().removesuffix(".gz"))[1]
+
+
+@contextlib.contextmanager
+def _unpacked(path: str) -> Iterator[Any]:
     with _opened(path) as raw:
-        file: Any = gzip.GzipFile(fileobj=raw) if path.endswith(".gz") else raw
-        if kind.endswith(".parquet"):
-            place, number, batches = "row", 0, _from_parquet(file, by, path)
-        elif kind.endswith(".csv"):
-            place, number, batches = "line", 2, _from_csv(file, by, path)
+        yield gzip.GzipFile(fileobj=raw) if path.lower().endswith(".gz") else raw
+
+
+def _batches(path: str, by: str) -> Iterator[tuple[pa.Array, int]]:
+    """The file's values as strings, and the number of the first of each batch, from 0."""
+    kind, number = _kind(path), 0
+    with _unpacked(path) as file:
+        if kind == ".parquet":
+            batches = _from_parquet(file, by, path)
         else:
-            place, number, batches = "line", 1, _from_text(file)
+            batches = _from_csv(file, by, path) if kind == ".csv" else _from_text(file)
         for batch in batches:
-            yield batch, place, number
+            yield batch, number
             number += len(batch)
+
+
+def _place(path: str, number: int) -> str:
+    """Where in the file the value of that number is, as its readers count."""
+    kind = _kind(path)
+    if kind == ".parquet":
+        return f"row {number}"
+    return f"line {_csv_line(path, number) if kind == '.csv' else number + 1}"
+
+
+def _csv_line(path: str, number: int) -> int:
+    """The line on which that row of a CSV file ends. pyarrow counts neither empty lines nor those within quotes."""
+    with _unpacked(path) as file:
+        reader = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""))
+        ends = (reader.line_num for row in reader if row)
+        return next(itertools.islice(ends, number + 1, None))
 
 
 def _from_parquet(file: BinaryIO, by: str, path: str) -> Iterator[pa.Array]:
@@ -188,7 +215,7 @@ def _from_text(file: BinaryIO) -> Iterator[pa.Array]:
         yield pa.array([line or None for line in block], pa.string())
 
 
-def _checked(values: pa.Array, by: str, path: str, place: str, first: int) -> pa.Array:
+def _checked(values: pa.Array, by: str, path: str, first: int) -> pa.Array:
     """The values in the form that is compared, without nulls; raises for one that is not of its kind."""
     asked = values
     if by in _DIGITS:
@@ -199,11 +226,15 @@ def _checked(values: pa.Array, by: str, path: str, place: str, first: int) -> pa
         values = pa.array([value and domains.canonical(value) for value in values.to_pylist()], pa.string())
         right = pc.match_substring_regex(values, r"^[a-z0-9._-]+$").fill_null(False)
         right = pc.or_(right, pc.is_null(asked))
-    else:
+    elif _kind(path) in (".parquet", ".csv"):
         needed = f"a {by} is needed"
         right = pc.not_equal(values, "")
+    else:  # a table or JSON would be a list of urls that no row has
+        needed = (f"a line of text is a {by} alone, without quotes, brackets, tabs or white space around it, and a "
+                  f"table is in .csv or .parquet")  # fmt: skip
+        right = pc.invert(pc.match_substring_regex(values, r"""^["'\[{\s]|\t|\s$"""))
     wrong = pc.index(right, False).as_py()
     if wrong >= 0:
-        raise CurateError(f"{path}: {place} {first + wrong} is {printable(repr(asked[wrong].as_py()))}, but {needed}. "
-                          f"Mend it, or take it out.")
+        raise CurateError(f"{path}: {_place(path, first + wrong)} is {printable(repr(asked[wrong].as_py()))}, but "
+                          f"{needed}. Mend it, or take it out.")
     return values.drop_null()

@@ -12,14 +12,18 @@ from metadata.errors import CurateError, printable
 #: A uid as DataComp's subset files hold it: the first and the last 16 digits as numbers.
 UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 
+#: The way out where a pool's uids are none.
+_DERIVE = "read the pool with --columns uid= so that uids are made from url and text"
 
-def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
+
+def parse(uids: pa.Array, where: str = "uid", first_row: int = 0, instead: str = _DERIVE) -> np.ndarray:
     """The uids as numbers.
 
     Args:
-        uids: strings of exactly 32 hexadecimal digits, in either case.
+        uids: strings, or their bytes, of exactly 32 hexadecimal digits, in either case.
         where: named in the error: the file the uids are from.
         first_row: row of the file that the array begins with, for the error.
+        instead: what the error advises where the file isn't to be mended.
 
     Returns:
         UID_DTYPE, shape (len(uids),), in the order given.
@@ -29,11 +33,11 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
     """
     if uids.null_count:
         row = first_row + pc.index(pc.is_null(uids), True).as_py()
-        raise CurateError(f"{where}: the uid of row {row} is null, but every row needs one. Remove such rows, or read "
-                          f"the pool with --columns uid= so that uids are made from url and text.")
+        raise CurateError(f"{where}: the uid of row {row} is null, but every row needs one. Remove such rows, or "
+                          f"{instead}.")
     if not len(uids):
         return np.empty(0, UID_DTYPE)
-    data = uids.cast(pa.string())
+    data = uids.cast(pa.binary())  # it may not even be UTF-8
     _, offsets, values = data.buffers()
     ends = np.frombuffer(offsets, np.int32, count=len(data) + 1, offset=4 * data.offset)
     try:
@@ -41,16 +45,15 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0) -> np.ndarray:
             raise binascii.Error
         raw = binascii.unhexlify(memoryview(values)[ends[0] : ends[-1]])
     except binascii.Error:
-        raise _malformed(data, where, first_row) from None
+        raise _malformed(data, where, first_row, instead) from None
     return np.frombuffer(raw, ">u8").astype("<u8").view(UID_DTYPE)
 
 
-def _malformed(uids: pa.Array, where: str, first_row: int) -> CurateError:
-    data = uids.cast(pa.binary())  # it may not even be UTF-8
+def _malformed(data: pa.BinaryArray, where: str, first_row: int, instead: str) -> CurateError:
     row = pc.index(pc.match_substring_regex(data, r"^[0-9a-fA-F]{32}$"), False).as_py()
     shown = printable(data[row].as_py().decode(errors="backslashreplace"))
     return CurateError(f"{where}: the uid of row {first_row + row} is {shown!r}, but a uid is 32 hexadecimal digits. "
-                       f"Mend the file, or read the pool with --columns uid= so that uids are made from url and text.")
+                       f"Mend the file, or {instead}.")
 
 
 def text_of(uids: np.ndarray) -> list[str]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from filters import recipes
 from filters.base import Fit, Grouping, Step
+from filters.fused_score import Fused
+from filters.not_listed import NotListed
 from filters.soft_cap import SoftCap
 from metadata.errors import CurateError
 from metadata.schema import is_feature
@@ -60,7 +62,11 @@ def curate(request: Request) -> dict[str, Any]:
     started = time.time()
     pool = open_pool(request.pool, request.scale, request.columns)
     recipe = request.recipe
-    found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
+    try:
+        found = pieces.inspect(pool, *asked_columns(recipe, request.select_only), request.limit_files)
+    except CurateError:
+        check_scores(recipe, pool, pieces.find_files(pool, 1))
+        raise
     recipes.check(recipe, found.schema)
     folder.refuse_inside(request.out, "--pool", (file.path for file in found.files))
     identity = {
@@ -91,6 +97,13 @@ def asked_columns(recipe: recipes.Recipe, select_only: bool) -> tuple[set[str], 
     """The columns that a run reads, and those that it reads where the pool has them."""
     asked = {"uid", *recipes.recipe_columns(recipe)}
     return (asked, ()) if select_only else (asked | {*planning.REQUIRED_COLUMNS}, planning.OPTIONAL_COLUMNS)
+
+
+def check_scores(recipe: recipes.Recipe, pool: Pool, files: Sequence[tuple[str, int | None]]) -> None:
+    """Raises CurateError where a column that the pool's first file lacks is one that files of scores should have."""
+    for step in recipe.steps:
+        if isinstance(step, Fused) and step.files is not None:
+            step.check_columns(pieces.inspect_files(files[:1], pool, ("uid",)).schema.names)
 
 
 def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = False) -> select.Choice:
@@ -150,7 +163,7 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
     counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
-    warnings = _check_kept(counts, request.min_kept)
+    warnings = _check_kept(counts, request.min_kept) + _unmatched_lists(counts, steps)
     hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = select.fitted(steps, request.out)
     manifest.check_samples(counts, fitted)
@@ -210,6 +223,13 @@ def _check_kept(counts: Mapping[str, Any], least: float) -> list[str]:
         if stay < 0.01 * step["in"]:
             warnings.append(f"step {step['step']} keeps only {stay:,} of {step['in']:,} rows")
     return warnings
+
+
+def _unmatched_lists(counts: Mapping[str, Any], steps: Sequence[Step]) -> list[str]:
+    """Warnings of removal lists that no row is on: it may be of another pool, or in another form."""
+    return [f"step {step.name} drops none of {count['in']:,} rows: none has a {step.by} of its list"
+            for count, step in zip(counts["dropped"], steps, strict=True)
+            if isinstance(step, NotListed) and not count["dropped"]]  # fmt: skip
 
 
 def _make_shards(

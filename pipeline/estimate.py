@@ -13,7 +13,7 @@ from filters.soft_cap import SoftCap
 from metadata import uids
 from metadata.errors import CurateError
 from pipeline import pieces, tars, trial
-from pipeline.curate import asked_columns
+from pipeline.curate import asked_columns, check_scores
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool
 from pipeline.statuses import OK
@@ -119,7 +119,11 @@ def estimate(asked: Asked) -> Estimate:
     """
     listed = pieces.find_files(asked.pool, asked.limit_files)
     some = spread(listed, asked.files)
-    found = pieces.inspect_files(some, asked.pool, *asked_columns(asked.recipe, asked.select_only))
+    try:
+        found = pieces.inspect_files(some, asked.pool, *asked_columns(asked.recipe, asked.select_only))
+    except CurateError:
+        check_scores(asked.recipe, asked.pool, some)
+        raise
     if not found.rows:
         advice = "Read more with --files" if len(some) < len(listed) else "Check the address"
         raise CurateError(f"--pool {asked.pool.name}: {len(some):,} of its {len(listed):,} files were read, but they "

@@ -23,12 +23,19 @@ from pipeline.progress import Line
 #: Names of image files end so, in any case of letters; what is an image in a tar, `tars.Sample` says.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif")
 
+#: Why files of those endings are not taken, by what `passed_over` calls them.
+REASONS = {
+    "members": f"a sample's image is the first of {', '.join(tars.IMAGES)}, and its ending is all after the first dot "
+               f"of a name",
+    "beside_tars": "of a folder with tars these alone are read",
+}  # fmt: skip
+
 
 def make(images: str, model: str, pretrained: str | None, out: str, batch: int) -> dict[str, Any]:
     """Writes the features, float32 of shape (images, dims) and of unit length, in the order of `find`.
 
-    An image that can't be read is left out, counted and named; where none can be read, that is an error. A run that was
-    killed goes on where it was, if images, model and batch are the same.
+    An image that can't be read is left out, counted and named, and so is one that is passed over; where none can be
+    read, that is an error. A run that was killed goes on where it was, if images, model and batch are the same.
 
     Args:
         model: a name of open_clip's, or the path of a model's config in JSON.
@@ -37,16 +44,17 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
         batch: images that the model sees at a time.
 
     Returns:
-        What the JSON says: {"model", "pretrained", "images", "left_out": names, "sha256", …}.
+        What the JSON says: {"model", "pretrained", "images", "left_out": names, "passed_over", "sha256", …}.
     """
     if not storage.is_local(out) or not out.endswith(".npy"):
         raise CurateError(f"--out {out}: is no path that ends in .npy, but steps read targets from such a file on "
                           f"their own machine. Give one.")  # fmt: skip
     about = f"{out.removesuffix('.npy')}.json"
     folder.refuse_other_record(about, "targets", ("images", "left_out", "sha256"))
-    total = sum(1 for _ in _entries(images))
+    total, others = sum(1 for _ in _entries(images)), passed_over(images)
     if not total:
-        raise CurateError(f"--images {images}: no images there, but targets are made of them. Look at the path.")
+        why = "".join(f" ({printable(names[0])} is passed over: {REASONS[kind]})" for kind, names in others.items())
+        raise CurateError(f"--images {images}: no images there{why}, but targets are made of them. Look at the path.")
     encoder = models.open_model(model, pretrained)
     work = storage.join(f"{out}.work", _identity(images, encoder, batch))
     os.makedirs(work, exist_ok=True)
@@ -59,7 +67,7 @@ def make(images: str, model: str, pretrained: str | None, out: str, batch: int) 
                               f"but targets are made of them. Look at them.")  # fmt: skip
         _join(parts, total - len(left_out), out)
         record = {"model": model, "pretrained": pretrained, "device": encoder.device, "images": total - len(left_out),
-                  "left_out": left_out, "sha256": storage.sha256(out)}  # fmt: skip
+                  "left_out": left_out, "passed_over": others, "sha256": storage.sha256(out)}  # fmt: skip
         storage.write_json(about, record)
         storage.remove(f"{out}.work")
     return record
@@ -142,9 +150,27 @@ def _entries(images: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     yield name, lambda tar=tar, member=member: tar.read(member.data, member.size)  # type: ignore[misc]
 
 
+def passed_over(images: str) -> dict[str, list[str]]:
+    """Names of what ends as an image does and is not among `find`'s, by why: of REASONS, those that there are."""
+    shards, files = _shards_and_images(images)
+    members = []
+    for path in shards:
+        with tars.opened(path) as tar:
+            for sample in tars.samples(tar):
+                others = (name for name in sample.members if name != sample.image and f".{name}".endswith(ENDINGS))
+                members += [f"{path}: {sample.key}.{name}" for name in others]
+    found = {"members": members, "beside_tars": files if shards else []}
+    return {kind: names for kind, names in found.items() if names}
+
+
 def _paths(images: str) -> list[str]:
     """The tars in the folder, or where there are none the images."""
+    shards, files = _shards_and_images(images)
+    return shards or files
+
+
+def _shards_and_images(images: str) -> tuple[list[str], list[str]]:
     folders = storage.walk(images) if os.path.isdir(images) else ()
     paths = sorted(os.path.join(folder, name) for folder, _, names in folders for name in names)
-    shards = [path for path in paths if path.endswith(".tar")]
-    return shards or [path for path in paths if path.lower().endswith(ENDINGS)]
+    return ([path for path in paths if path.endswith(".tar")],
+            [path for path in paths if path.lower().endswith(ENDINGS)])  # fmt: skip

@@ -108,6 +108,11 @@ def twice(path: pathlib.Path, names: list[str]) -> None:
     pq.write_table(pa.Table.from_arrays([arrays[name] for name in names], names), path)
 
 
+def raw(path: pathlib.Path) -> None:
+    uids = pa.array([bytes.fromhex(uid(0))], pa.binary(16))
+    pq.write_table(pa.table({"uid": uids, "dfn": [1.0]}), path)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -116,10 +121,14 @@ def twice(path: pathlib.Path, names: list[str]) -> None:
         (lambda path: pq.write_table(pa.table({"id": ["a"], "dfn": [1.0]}), path), "its columns are id, dfn, but"),
         (lambda path: pq.write_table(pa.table({"uid": [uid(0)], "dfn": ["1"]}), path), "column 'dfn' is string, but"),
         (lambda path: pq.write_table(pa.table({"uid": [[1]], "dfn": [1.0]}), path), "column 'uid' is list<.*>, but a"),
+        (lambda path: pq.write_table(pa.table({"uid": [1], "dfn": [1.0]}), path), "column 'uid' is int64, but a"),
+        (lambda path: written(path, [uid(0), uid(1)], dfn=pa.array([None, -1e300])),
+         r"a\.parquet: column 'dfn' has -1e\+300, but .* float32, which ends at 3\.4e\+38\. Scale them down\.$"),
+        (raw, r"a\.parquet: the uid of row 0 is '\\\\xcf\\\\xcd.*', but a uid is 32 hexadecimal digits"),
         (lambda path: twice(path, ["uid", "uid", "dfn"]), "a.parquet: column 'uid' is there 2 times, but"),
         (lambda path: twice(path, ["uid", "dfn", "dfn"]), "a.parquet: column 'dfn' is there 2 times, but"),
-        (lambda path: written(path, ["abc"], dfn=[1]), r"a\.parquet: the uid of row 0 is 'abc', but a uid is 32"),
-        (lambda path: written(path, [None], dfn=[1]), r"a\.parquet: the uid of row 0 is null"),
+        (lambda path: written(path, ["abc"], dfn=[1]), r"uid of row 0 is 'abc', .* Mend the file, or leave it out\.$"),
+        (lambda path: written(path, [None], dfn=[1]), r"of row 0 is null, .* Remove such rows, or leave it out\.$"),
         (lambda path: written(path, [uid(0)], dfn=[None]), r"a\.parquet: no row has a dfn, but it has a weight"),
     ],
 )

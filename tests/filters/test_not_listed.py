@@ -100,6 +100,12 @@ def test_the_command(recipe_path, toy_rows, write_pool, curate, tmp_path):
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["rows"]["kept"] == len(kept_rows(tmp_path / "run"))
     assert manifest["fitted"][2]["distinct"]["rows_in_no_group"] > 0
+    (tmp_path / "uids.txt").write_text("\n".join(row["uid"][::-1] for row in toy_rows))
+    done = curate("--pool", pool, "--recipe", recipe_path, "--select-only", "--workers", 2, "--out", tmp_path / "other")
+    told = "warning: step not_listed drops none of 1,000 rows: none has a uid of its list\n"
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout
+    assert done.stdout.count("warning: ") == 1
     (tmp_path / "uids.txt").write_text("x")
     failed = curate("--pool", pool, "--recipe", recipe_path, "--select-only", "--out", tmp_path / "run")
     assert failed.returncode == 1

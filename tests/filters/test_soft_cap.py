@@ -222,6 +222,24 @@ def test_rows_without_scores_are_an_error_of_the_step() -> None:
         fitted(SoftCap({"a": 1}), rows_of([1.0, None, None, None]))
 
 
+@pytest.mark.parametrize("times", [1, 1000])
+def test_more_samples_than_can_be_drawn_are_refused(times: int) -> None:
+    batch = rows_of([*gauss(100), None])
+
+    def finished(samples: int) -> Fit | Filter:
+        fit: Fit | Filter = SoftCap({"a": 1}, samples=samples)
+        for _ in range(2):
+            fit = fit.finish(fit.grown(fit.add(fit.empty(), batch), times))
+        return fit
+
+    most = f"are to be drawn of the {100 * times:,} rows with a score that reach it, but {500_000 * times:,} are"
+    with pytest.raises(CurateError, match=rf"^soft_cap: 1,000,000,000,000 samples {most} the most, 5,000 of each"):
+        finished(10**12)
+    with pytest.raises(CurateError, match=most):
+        finished(5000 * 100 * times + 1)
+    assert finished(5000 * 100 * times).samples == 500_000
+
+
 def test_it_must_come_last() -> None:
     with pytest.raises(CurateError, match="recipe mine: soft_cap is step 1 of 2, but it must be the last"):
         Recipe("mine", (SoftCap({"a": 1}), ImageSize(200)))

@@ -120,3 +120,18 @@ def test_m_flyt_by_name(curate, toy_pool, toy_rows, tmp_path, name):
     done = curate("--pool", toy_pool, "--recipe", name, "--select-only", "--out", tmp_path / "other")
     assert done.returncode == 1
     assert "Give --file scores=PATH" in done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["plan"]])
+def test_a_score_that_neither_files_nor_pool_have(curate, toy_pool, toy_rows, tmp_path, command):
+    weights = RECIPES["m_flyt"].steps[0].weights
+    lacking = ("flyt", "hype_eps_t")
+    columns = {name: [0.5] * len(toy_rows) for name in weights if name not in lacking and not name.startswith("clip_")}
+    pq.write_table(pa.table({"uid": [row["uid"] for row in toy_rows], **columns}), tmp_path / "scores.parquet")
+    words = [*command, "--pool", toy_pool, "--recipe", "m_flyt", "--select-only"]
+    done = curate(*words, "--file", f"scores={tmp_path}/scores.parquet")
+    assert done.returncode == 1
+    told = f"fused_score: {tmp_path}/scores.parquet has no column flyt, hype_eps_t, and neither has the pool, but every"
+    assert told in done.stderr
+    done = curate(*words, "--columns", "clip_l14_similarity_score=none", "--file", f"scores={tmp_path}/scores.parquet")
+    assert "unknown column 'none'" in done.stderr

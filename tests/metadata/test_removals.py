@@ -24,7 +24,7 @@ def found(path: pathlib.Path, by: str, values: list[str | None]) -> list[bool]:
 
 def write(path: pathlib.Path, data: str | bytes) -> pathlib.Path:
     data = data if isinstance(data, bytes) else data.encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data) if path.suffix.lower() == ".gz" else data)
     return path
 
 
@@ -38,6 +38,8 @@ FILES = {
     "list.txt.gz": lambda uids: "\n".join(uids) + "\n",
     "list.csv": as_csv,
     "list.csv.gz": as_csv,
+    "LIST.CSV": as_csv,
+    "list.Csv.GZ": as_csv,
 }
 
 
@@ -61,6 +63,8 @@ def test_text_and_csv(name: str, tmp_path: pathlib.Path) -> None:
 def test_parquet(table: pa.Table, tmp_path: pathlib.Path) -> None:
     pq.write_table(table, tmp_path / "list.parquet", row_group_size=20)
     assert found(tmp_path / "list.parquet", "uid", UIDS) == [True] * 50 + [False] * 250
+    (tmp_path / "list.parquet").rename(tmp_path / "LIST.PARQUET")
+    assert found(tmp_path / "LIST.PARQUET", "uid", UIDS) == [True] * 50 + [False] * 250
 
 
 def test_urls_are_the_same_to_the_last_byte(tmp_path: pathlib.Path) -> None:
@@ -122,6 +126,8 @@ MISTAKES = [
     ("list.csv", f"uid\n{UIDS[0]}\n\x1b[31m\n", "uid", "line 3 is '\\x1b[31m', but 32 hexadecimal"),
     ("list.csv", f"uid,n\n{UIDS[0]},1\n,2\n", "uid", "line 3 is '', but 32"),
     ("list.csv", "url,n\n,2\n", "url", "line 2 is '', but a url is needed."),
+    ("list.csv", "uid\n\n\n\nbad", "uid", "line 5 is 'bad', but 32"),
+    ("list.csv.gz", f'\n"n",uid\r\n"a\n\nb",{UIDS[0]}\r\n\r\n1,bad', "uid", "line 7 is 'bad', but 32"),
     ("list.csv", "\n".join(UIDS), "uid", "its first line names no column uid, but a CSV file needs one."),
     ("list.csv", "uid,n\na\n", "uid", "Expected 2 columns, got 1"),
     ("list.csv", "", "uid", "it is damaged (Empty CSV file)"),
@@ -129,6 +135,13 @@ MISTAKES = [
     ("list.txt", "example.com\nhttp://example.com/", "domain", "line 2 is 'http://example.com/', but a domain such as"),
     ("list.txt", "*.example.com", "domain", "line 1 is '*.example.com', but a domain such as example.com is needed."),
     ("list.txt", ".", "domain", "line 1 is '.', but a domain"),
+    ("list.txt", 'http://a.test/\n"http://b.test/"', "url", "line 2 is '\"http://b.test/\"', but a line of text is"),
+    ("list.txt", "\n'http://b.test/'", "url", 'line 2 is "\'http://b.test/\'", but a line of text is a url alone'),
+    ("list.txt", "http://b.test/ ", "url", "line 1 is 'http://b.test/ ', but a line of text is a url alone"),
+    ("list.txt", " http://b.test/", "url", "line 1 is ' http://b.test/', but a line of text is a url alone"),
+    ("list.tsv", "url\treason\nhttp://b.test/\tx", "url", "line 1 is 'url\\treason', but"),
+    ("list.json", '["http://b.test/"]', "url", "line 1 is '[\"http://b.test/\"]', but"),
+    ("list.jsonl", '{"url": "http://b.test/"}', "url", "and a table is in .csv or .parquet. Mend it, or take it out."),
     ("list.parquet", pa.table({"a": UIDS, "b": UIDS}), "uid", "it has columns a, b, but one named uid is needed"),
     ("list.parquet", pa.table({"uid": range(3)}), "uid", "its column uid is int64, but strings are needed."),
     ("list.parquet", pa.table({"uid": [UIDS[0], None]}), "uid", "row 1 is '', but 32 hexadecimal digits"),

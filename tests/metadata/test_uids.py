@@ -27,7 +27,10 @@ def test_parse_equals_datacomp_s_arithmetic_on_any_slice(texts, skip, leave):
     assert words.tolist() == expected(array.to_pylist())
 
 
-@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind",
+    [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string()), pa.binary(), pa.large_binary()],
+)
 def test_parse_reads_every_layout_of_strings(kind):
     texts = [hashlib.md5(bytes([i])).hexdigest() for i in range(10)]
     assert uids.parse(pa.array(texts).cast(kind)).tolist() == expected(texts)
@@ -70,6 +73,11 @@ def test_bytes_that_are_not_text_are_refused_and_shown_safely():
         uids.parse(array)
     assert "\x1b" not in str(error.value)
     assert "\\\\xff" in str(error.value)
+
+
+def test_raw_bytes_are_refused():
+    with pytest.raises(CurateError, match=r"the uid of row 1 is .*, but a uid is 32 hexadecimal digits"):
+        uids.parse(pa.array([b"0" * 16, b"\xff" * 16], pa.binary(16)), first_row=1)
 
 
 def test_a_null_is_refused_with_its_row_and_the_way_out():

@@ -15,6 +15,7 @@ import pytest
 import tiny_model
 from PIL import Image
 
+from jobs import cli
 from metadata.errors import CurateError
 from pipeline import models, targets
 
@@ -27,6 +28,14 @@ def picture(seed: int, mode: str = "RGB") -> bytes:
     values = np.random.default_rng(seed).integers(0, 255, (40 + seed, 50, 3), np.uint8)
     Image.fromarray(values).convert(mode).save(file, "png")
     return file.getvalue()
+
+
+def write_tar(path: pathlib.Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
 
 
 @pytest.fixture
@@ -48,14 +57,27 @@ def names(folder: pathlib.Path) -> list[str]:
 def test_images_are_found_in_the_order_of_their_names(images, tmp_path):
     assert [name for name, _ in targets.find(str(images))] == names(images)
     (tmp_path / "shards").mkdir()
-    with tarfile.open(tmp_path / "shards/0.tar", "w") as tar:
-        for name, data in (("b.mask.png", b"no"), ("b.png", picture(1)), ("b.txt", b"x"), ("c.gif", b"no"),
-                           ("a.webp", b"no"), ("a.png", picture(2))):  # fmt: skip
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
+    shard = tmp_path / "shards/0.tar"
+    write_tar(shard, [("b.mask.png", b"no"), ("b.png", picture(1)), ("b.txt", b"x"), ("c.gif", b"no"),
+                      ("a.webp", b"no"), ("a.png", picture(2))])  # fmt: skip
     found = list(targets.find(str(tmp_path / "shards")))
-    assert found == [(f"{tmp_path}/shards/0.tar: b.png", picture(1)), (f"{tmp_path}/shards/0.tar: a.png", picture(2))]
+    assert found == [(f"{shard}: b.png", picture(1)), (f"{shard}: a.png", picture(2))]
+
+
+def test_what_ends_as_an_image_and_is_not_taken_is_named(images, tmp_path):
+    assert targets.passed_over(str(images)) == {}
+    shard, beside = images / "class1/0.tar", names(images)
+    write_tar(shard, [("n1_0.v2.JPEG", picture(1)), ("a.png", picture(1)), ("a.mask.png", b"no"), ("a.txt", b"x")])
+    members = [f"{shard}: n1_0.v2.jpeg", f"{shard}: a.mask.png"]
+    assert targets.passed_over(str(images)) == {"members": members, "beside_tars": beside}
+    write_tar(shard, [("n1_0.v2.JPEG", picture(1)), ("c.gif", b"no")])
+    with pytest.raises(CurateError) as error:
+        targets.make(str(images), "x", "x", str(tmp_path / "t.npy"), 2)
+    assert str(error.value) == (
+        f"--images {images}: no images there ({shard}: n1_0.v2.jpeg is passed over: a sample's image is the first of "
+        f"jpg, png, jpeg, webp, and its ending is all after the first dot of a name) ({beside[0]} is passed "
+        f"over: of a folder with tars these alone are read), but targets are made of them. Look at the path."
+    )
 
 
 def test_links_to_folders_are_followed_and_loops_are_not(images, tmp_path):
@@ -141,6 +163,19 @@ def test_equal_to_a_plain_loop(images, tiny, tmp_path):
         with pytest.raises(CurateError) as error:
             targets.make(str(images), name, tag, str(out), 2)
         assert str(error.value).startswith(told)
+
+
+@pytest.mark.slow
+def test_the_command_names_what_it_passes_over(images, tiny, tmp_path, capsys):
+    config, weights = map(str, tiny)
+    write_tar(images / "0.tar", [("0.v2.png", picture(1)), ("a.png", picture(1))])
+    assert cli.main(["targets", "--images", str(images), "--model", config, "--pretrained", weights, "--out",
+                     str(tmp_path / "t.npy")]) == 0  # fmt: skip
+    said = capsys.readouterr()
+    assert f"curate: {images}/0.tar: 0.v2.png and 0 others: left out, for a sample's image is the first " in said.err
+    assert f"curate: {images}/class0/0.png and 4 others: left out, for of a folder with tars " in said.err
+    assert "\n                          6  that end as images do, but aren't taken; " in said.out
+    assert json.loads((tmp_path / "t.json").read_text())["passed_over"]["members"] == [f"{images}/0.tar: 0.v2.png"]
 
 
 @pytest.mark.slow
