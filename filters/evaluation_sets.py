@@ -1,16 +1,14 @@
 """The filter on evaluation sets: what is trained on must not hold the images that models are judged by."""
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from filters import features, vectors
+from filters import features, nearest, vectors
 from filters.base import Filter
-from filters.nearest import Nearest
 from metadata.errors import CurateError, unknown
 from metadata.schema import FEATURES, is_feature
 
@@ -50,25 +48,21 @@ class OutsideEvaluationSets(Filter):
             raise CurateError(f"{self.name}: threshold is NaN, but it is compared with. Give a number.")
         object.__setattr__(self, "columns", (self.embedding,))
 
+    @property
+    def _targets(self) -> tuple[str, str, str, bool]:
+        """What Vectors takes: each target is of unit length."""
+        return self.targets, self.embedding, f"{self.name}: targets", True
+
     def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
-        hashes = vectors.sha256(self.targets, self.embedding, f"{self.name}: targets")
+        """The parameters, but the targets by their sha256; raises CurateError where Vectors does."""
+        hashes = vectors.sha256(*self._targets)
         return {"targets_sha256": hashes, "threshold": self.threshold, "embedding": self.embedding}
 
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         values = features.matrix(batch.column(self.embedding))
         keep = np.zeros(len(values), bool)
         for part, rows, there in features.unit_blocks(values, self.embedding):
-            nearest = _nearest(self.targets, self.embedding)
-            cosines = features.inner(rows, nearest.vectors[nearest(rows)])
+            find = nearest.load(*self._targets)
+            cosines = features.inner(rows, find.vectors[find(rows)])
             keep[part] = there & (cosines <= self.threshold)
         return pa.array(keep)
-
-
-@functools.lru_cache(maxsize=2)
-def _nearest(targets: str, embedding: str) -> Nearest:
-    where = "outside_evaluation_sets: targets"
-    found = Nearest(vectors.Vectors(targets, embedding, where))
-    for _ in features.unit_blocks(found.vectors, f"{where} {targets}"):
-        pass  # each is of unit length, or that raised
-    return found

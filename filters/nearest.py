@@ -115,7 +115,7 @@ def _two_largest(products: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return best, most, second
 
 
-@functools.lru_cache(maxsize=2)
-def load(path: str, embedding: str, where: str) -> Nearest:
+@functools.lru_cache(maxsize=4)
+def load(path: str, embedding: str, where: str, of_unit_length: bool = False) -> Nearest:
     """Of the vectors in the file or files of that path, kept for the process; raises CurateError where Vectors does."""
-    return Nearest(Vectors(path, embedding, where))
+    return Nearest(Vectors(path, embedding, where, of_unit_length))

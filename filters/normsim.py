@@ -51,7 +51,7 @@ class NormSimScores(Scorer):
         found = self._read()
         form = np.zeros((found.dims, found.dims))
         for block in found.blocks():
-            wide = features.unit(block, f"normsim: targets {self.targets}")[0].astype(np.float64)
+            wide = block.astype(np.float64)
             form += wide.T @ wide
         return pa.py_buffer(form.tobytes())
 
@@ -68,7 +68,7 @@ class NormSimScores(Scorer):
         return score
 
     def _read(self) -> vectors.Vectors:
-        return vectors.Vectors(self.targets, self.embedding, "normsim: targets")
+        return vectors.Vectors(self.targets, self.embedding, "normsim: targets", of_unit_length=True)
 
 
 class _ByNormSim(Step):
@@ -86,9 +86,9 @@ class _ByNormSim(Step):
         object.__setattr__(self, "columns", (scorer.column,))
 
     def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
+        """The parameters, but the targets by their sha256; raises CurateError where Vectors does."""
         own = super().describe()
-        sha256 = vectors.sha256(own.pop("targets"), self.embedding, "normsim: targets")
+        sha256 = vectors.sha256(own.pop("targets"), self.embedding, "normsim: targets", of_unit_length=True)
         return {"targets_sha256": sha256, **own}
 
 

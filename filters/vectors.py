@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from filters.features import inner, widen
+from filters.features import inner, unit, widen
 from metadata import npy
 from metadata.errors import CurateError, reason
 from metadata.schema import FEATURES, is_feature
@@ -27,18 +27,20 @@ class Vectors:
     `image_features`. A .npy is mapped and not read into memory.
     """
 
-    def __init__(self, path: str, feature: str, where: str) -> None:
+    def __init__(self, path: str, feature: str, where: str, of_unit_length: bool = False) -> None:
         """Opens the files, and looks at every vector.
 
         Args:
             feature: the column they are compared with, whose dimension they must have.
             where: the step and what it calls the path, for errors.
+            of_unit_length: each vector must be, for products with it are taken as cosines.
 
         Raises:
-            CurateError: a file is not there or is something else; a vector is not finite, or all zeros.
+            CurateError: a file is not there or is something else; a vector is not finite, all zeros, or of another
+                length than it must be.
         """
         self.names = _names(path, where)
-        self.parts = [_read(name, feature, f"{where} {name}") for name in self.names]
+        self.parts = [_read(name, feature, f"{where} {name}", of_unit_length) for name in self.names]
         self.dims = self.parts[0].shape[1]
 
     def __len__(self) -> int:
@@ -51,10 +53,10 @@ class Vectors:
 
 
 @functools.lru_cache(maxsize=8)
-def sha256(path: str, feature: str, where: str) -> list[str]:
+def sha256(path: str, feature: str, where: str, of_unit_length: bool = False) -> list[str]:
     """Of the files, in order, 64 hexadecimal digits each; raises CurateError where Vectors does."""
     hashes = []
-    for name in Vectors(path, feature, where).names:
+    for name in Vectors(path, feature, where, of_unit_length).names:
         with open(name, "rb") as file:
             hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     return hashes
@@ -79,7 +81,7 @@ def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
         yield widen(vectors[first : first + _BLOCK])
 
 
-def _read(path: str, feature: str, where: str) -> np.ndarray:
+def _read(path: str, feature: str, where: str, of_unit_length: bool) -> np.ndarray:
     """float16 or float32, shape (vectors, dims)."""
     vectors = _tensor(path, where) if path.endswith((".pt", ".pth")) else _array(path, where)
     dims = FEATURES[feature].type.list_size if feature in FEATURES else "dims"
@@ -97,6 +99,8 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
             number = first + int(good.argmin())
             raise CurateError(f"{where}: vector {number} is all zeros, or has a NaN or an infinity, but "
                               f"each must have a length. Leave it out.")  # fmt: skip
+        if of_unit_length:
+            unit(block, where)
         first += len(block)
     return vectors
 
