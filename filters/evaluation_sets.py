@@ -53,6 +53,9 @@ class OutsideEvaluationSets(Filter):
         """What Vectors takes: each target is of unit length."""
         return self.targets, self.embedding, f"{self.name}: targets", True
 
+    def check_columns(self, schema: pa.Schema) -> None:
+        vectors.check_dims(schema, *self._targets)
+
     def describe(self) -> dict[str, Any]:
         """The parameters, but the targets by their sha256; raises CurateError where Vectors does."""
         hashes = vectors.sha256(*self._targets)

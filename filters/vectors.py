@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from filters.features import inner, unit, widen
 from metadata import npy
@@ -52,21 +53,35 @@ class Vectors:
             yield from _blocks(part)
 
 
-@functools.lru_cache(maxsize=8)
 def sha256(path: str, feature: str, where: str, of_unit_length: bool = False) -> list[str]:
     """Of the files, in order, 64 hexadecimal digits each; raises CurateError where Vectors does."""
-    hashes = []
-    for name in Vectors(path, feature, where, of_unit_length).names:
+    return [digest for _, digest, _ in _facts(path, feature, where, of_unit_length)]
+
+
+def check_dims(schema: pa.Schema, path: str, feature: str, where: str, of_unit_length: bool = False) -> None:
+    """Raises CurateError where Vectors does, and unless the vectors have as many numbers as the feature in `schema`.
+
+    Of CommonPool's features that number is known without a pool; of those of other models it is not.
+    """
+    dims = schema.field(feature).type.list_size
+    for name, _, own in _facts(path, feature, where, of_unit_length):
+        if own != dims:
+            raise _other_dims(f"{where} {name}", own, feature, dims)
+
+
+@functools.lru_cache(maxsize=8)
+def _facts(path: str, feature: str, where: str, of_unit_length: bool) -> list[tuple[str, str, int]]:
+    """Of each file, in order: its name, its sha256, and how many numbers its vectors have."""
+    found, facts = Vectors(path, feature, where, of_unit_length), []
+    for name, vectors in zip(found.names, found.parts, strict=True):
         with open(name, "rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashes
+            facts.append((name, hashlib.file_digest(file, "sha256").hexdigest(), vectors.shape[1]))
+    return facts
 
 
-def check_dims(rows: np.ndarray, dims: int) -> None:
-    """Raises CurateError unless rows of features have that many numbers: of CommonPool's that is known beforehand."""
-    if rows.shape[1] != dims:
-        raise CurateError(f"features of {rows.shape[1]} numbers are compared with vectors of {dims}, but both must be "
-                          f"of one model. Make the vectors by the model of the features.")  # fmt: skip
+def _other_dims(where: str, given: int, feature: str, dims: Any) -> CurateError:
+    return CurateError(f"{where}: has vectors of {given} numbers, but {feature} has {dims}: it is of another model. "
+                       f"Take the one that made {feature}.")  # fmt: skip
 
 
 def _names(path: str, where: str) -> list[str]:
@@ -89,8 +104,7 @@ def _read(path: str, feature: str, where: str, of_unit_length: bool) -> np.ndarr
         raise CurateError(f"{where}: is {vectors.dtype} of the shape {vectors.shape}, but float16 or float32 of the "
                           f"shape (vectors, {dims}) is needed. Save it so.")  # fmt: skip
     if vectors.shape[1] != dims and feature in FEATURES:
-        raise CurateError(f"{where}: has vectors of {vectors.shape[1]} numbers, but {feature} has {dims}: it is of "
-                          f"another model. Take the one that made {feature}.")  # fmt: skip
+        raise _other_dims(where, vectors.shape[1], feature, dims)
     _check_model(path, feature, where)
     first = 0
     for block in _blocks(vectors):
