@@ -331,6 +331,15 @@ def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidd
                           f"which the type says. Write it as pyarrow.list_(pyarrow.float16(), dims); or {advice}.")
 
 
+@contextlib.contextmanager
+def naming(piece: Piece) -> Iterator[None]:
+    """Has what a step or a scorer refuses in the piece's rows name their file, which it doesn't know."""
+    try:
+        yield
+    except CurateError as error:
+        raise CurateError(f"{piece.path}: {error}") from error
+
+
 def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:
     """The piece's rows in order, in batches of at most BATCH_ROWS, with `columns` under our names and in our types.
 

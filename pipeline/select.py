@@ -31,7 +31,7 @@ from filters.soft_cap import COPIES
 from metadata import uids
 from metadata.errors import CurateError
 from pipeline import parts, storage
-from pipeline.pieces import Piece, batches
+from pipeline.pieces import Piece, batches, naming
 from pipeline.scores import Scores
 
 #: Kinds of uids that each partition has: kept, dropped, further copies of kept.
@@ -96,7 +96,8 @@ def apply(
         batch = scores.complete(batch, alive + first_row, step.scorers)
         if not batch.num_rows:
             continue
-        keep = np.asarray(step.keep(batch))
+        with naming(scores.piece):
+            keep = np.asarray(step.keep(batch))
         if keep.dtype != np.bool_ or keep.shape != (batch.num_rows,):
             raise TypeError(f"{step.name}.keep gave {keep.dtype}{keep.shape} for {batch.num_rows} rows")
         if not keep.all():
@@ -167,7 +168,8 @@ def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice)
     """The fit's state after the piece's rows that pass `filters`."""
     state, reached = fit.empty(), 0
     for batch in reaching(piece, filters, fit, choice):
-        state = fit.add(state, batch)
+        with naming(piece):
+            state = fit.add(state, batch)
         reached += batch.num_rows
     return fit.skip(state, piece.rows - reached)
 
