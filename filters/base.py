@@ -97,9 +97,16 @@ class Step(Reader, abc.ABC):
 class Filter(Step):
     """Keeps rows that pass a test of their own. Pure: no I/O, no Beam, and the same row always gets the same answer."""
 
+    #: Whether it goes by a score or by features, which a row may lack: it drops such a row, and the run counts it.
+    by_score: ClassVar[bool] = False
+
     @abc.abstractmethod
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """Boolean without nulls, shape (batch.num_rows,): True stays. A null value in a column it reads is dropped."""
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Which of these rows lack the score or the features: bool, shape (batch.num_rows,). All were dropped by it."""
+        raise NotImplementedError(f"{self.name} goes by no score")
 
     def check_columns(self, schema: pa.Schema) -> None:
         """Tries it on no rows of a pool's columns."""

@@ -21,7 +21,7 @@ class OutsideEvaluationSets(Filter):
     """Keeps pairs whose image is no near-duplicate of an evaluation image: no cosine with one is above `threshold`.
 
     The cosine is the inner product, which is taken in float64, so that it is exact and the same in any batch. A row
-    without features is dropped: what stays has been compared. The run counts it among those that the step drops.
+    without features is dropped: what stays has been compared. The manifest counts it in `rows_without_score`.
 
     Args:
         targets: path, or a glob of paths, of files of vectors of unit length (see filters.vectors.Vectors): features of
@@ -35,6 +35,7 @@ class OutsideEvaluationSets(Filter):
     targets: str
     threshold: float | None = None
     embedding: str = "dedup"
+    by_score: ClassVar[bool] = True
     paths: ClassVar[tuple[str, ...]] = ("targets",)
 
     def __post_init__(self) -> None:
@@ -69,3 +70,6 @@ class OutsideEvaluationSets(Filter):
             cosines = features.inner(rows, find.vectors[find(rows)])
             keep[part] = there & (cosines <= self.threshold)
         return pa.array(keep)
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        return features.lacking(batch.column(self.embedding), self.embedding)

@@ -17,7 +17,8 @@ from metadata.schema import FEATURES, is_feature
 class ImageBased(Filter):
     """Keeps pairs whose image's nearest centroid is also the nearest of a target image.
 
-    The nearest has the largest inner product; of equal ones, the first. A row without features is dropped.
+    The nearest has the largest inner product; of equal ones, the first. A row without features is dropped, and
+    the manifest counts it in `rows_without_score`.
 
     Args:
         centroids: path of a file of vectors (see filters.vectors.Vectors): of the clusters of a pool's images, 100,000
@@ -32,6 +33,7 @@ class ImageBased(Filter):
     centroids: str
     targets: str
     embedding: str = "l14_img"
+    by_score: ClassVar[bool] = True
     paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
@@ -78,3 +80,6 @@ class ImageBased(Filter):
         for part, rows, there in features.unit_blocks(values, self.embedding):
             keep[part] = there & self.wanted[self._nearest()(rows)]
         return pa.array(keep)
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        return features.lacking(batch.column(self.embedding), self.embedding)

@@ -162,7 +162,7 @@ def test_dropped_uids_name_the_step(toy_pool, tmp_path, toy_rows):
         == len(toy_rows)
         == len({d["uid"] for d in dropped} | expected_two(toy_rows))
     )
-    counts, _, _ = manifest.count_rows(pieces, [s.name for s in SIZES_THEN_SCORE.steps], str(tmp_path))
+    counts, *_ = manifest.count_rows(pieces, [s.name for s in SIZES_THEN_SCORE.steps], str(tmp_path))
     assert [d["dropped"] for d in counts["dropped"]][1] == sum(d["step"] == "caption_length" for d in dropped)
     assert counts["in"] == counts["kept"] + sum(d["dropped"] for d in counts["dropped"])
 
@@ -270,5 +270,5 @@ def test_scores_of_nan_are_dropped_and_counted(toy_pool, tmp_path, toy_rows):
     ]
     assert scores
     assert not any(s is None or math.isnan(s) for s in scores)
-    counts, _, _ = manifest.count_rows(pieces, ["clip_score"], str(tmp_path))
+    counts, *_ = manifest.count_rows(pieces, ["clip_score"], str(tmp_path))
     assert counts["dropped"][0]["dropped"] == len(toy_rows) - len(scores)
