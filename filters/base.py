@@ -17,7 +17,17 @@ import pyarrow as pa
 from metadata.keys import KEY_DTYPE
 
 
-class Scorer(abc.ABC):
+class Reader:
+    """What reads columns of a pool: a step, or a scorer that works out a column for one."""
+
+    #: Names of the columns that it reads: the pool's, or those of scorers before it.
+    columns: tuple[str, ...]
+
+    def check_columns(self, schema: pa.Schema) -> None:
+        """Raises CurateError where the types of a pool's columns show that they don't fit what it needs of them."""
+
+
+class Scorer(Reader, abc.ABC):
     """Adds a column that is costly to work out: it is done once a row, kept, and then read like any other column.
 
     Subclasses are frozen dataclasses. Only rows that reach the step that asks for the column are scored.
@@ -25,8 +35,6 @@ class Scorer(abc.ABC):
 
     #: Name of the column it adds; no two scorers of a recipe share one, unless they are equal.
     column: str
-    #: Names of the columns that it reads: the pool's, or those of scorers before it.
-    columns: tuple[str, ...]
     #: Whether kept rows are written with the column.
     is_kept: ClassVar[bool] = True
     #: Whether a row's value depends on the others: it is given all rows of a piece that reach the step in one batch,
@@ -42,11 +50,9 @@ class Scorer(abc.ABC):
         """The function that scores a batch, a value a row. Called once a process; `built` may be memory-mapped."""
 
 
-class Step(abc.ABC):
+class Step(Reader, abc.ABC):
     """One line of a recipe. Subclasses are frozen dataclasses whose fields are the recipe's parameters."""
 
-    #: Names of the columns that the step reads: the pool's and its scorers'.
-    columns: tuple[str, ...]
     #: What works out those of its columns that the pool does not have, in the order in which it must be done.
     scorers: tuple[Scorer, ...] = ()
     #: Names of its parameters that are paths of files. In place of a path a recipe may give a name, without dot or
@@ -65,7 +71,7 @@ class Step(abc.ABC):
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
-    def readers(self) -> "tuple[Scorer | Step, ...]":
+    def readers(self) -> tuple[Reader, ...]:
         """What reads columns for it: its scorers in order, then itself."""
         return (*self.scorers, self)
 
@@ -91,9 +97,21 @@ class Step(abc.ABC):
 class Filter(Step):
     """Keeps rows that pass a test of their own. Pure: no I/O, no Beam, and the same row always gets the same answer."""
 
+    #: Whether it goes by a score or by features, which a row may lack: it drops such a row, and the run counts it.
+    by_score: ClassVar[bool] = False
+
     @abc.abstractmethod
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         """Boolean without nulls, shape (batch.num_rows,): True stays. A null value in a column it reads is dropped."""
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Which of these rows lack the score or the features: bool, shape (batch.num_rows,). All were dropped by it."""
+        raise NotImplementedError(f"{self.name} goes by no score")
+
+    def check_columns(self, schema: pa.Schema) -> None:
+        """Tries it on no rows of a pool's columns."""
+        if not self.scorers:  # what scorers add is not there yet
+            self.keep(pa.RecordBatch.from_pylist([], schema=schema))
 
     def copies(self, batch: pa.RecordBatch) -> np.ndarray | None:
         """How often each row is taken: int64, shape (batch.num_rows,), 0 where it is dropped; None for once each.

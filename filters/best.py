@@ -17,10 +17,11 @@ from metadata.errors import CurateError
 class AtLeast(Filter):
     """Keeps rows whose score is at least `threshold`, compared in float32; a row without a score is dropped.
 
-    A score that is null or NaN is none.
+    A score that is null or NaN is none; the manifest counts rows that have none in `rows_without_score`.
     """
 
     threshold: float
+    by_score: ClassVar[bool] = True
     #: Rows that reached it and have no score: known where a Best, which sees them all, has found the threshold.
     without_score: int | None = None
 
@@ -31,6 +32,9 @@ class AtLeast(Filter):
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         threshold = pa.scalar(np.float32(self.threshold), pa.float32())
         return pc.greater_equal(self.scores(batch), threshold).fill_null(False)
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        return pc.is_null(self.scores(batch), nan_is_null=True).to_numpy(zero_copy_only=False)
 
     def describe(self) -> dict[str, Any]:
         counted = {} if self.without_score is None else {"rows_without_score": self.without_score}

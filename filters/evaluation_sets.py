@@ -1,16 +1,14 @@
 """The filter on evaluation sets: what is trained on must not hold the images that models are judged by."""
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from filters import features, vectors
+from filters import features, nearest, vectors
 from filters.base import Filter
-from filters.nearest import Nearest
 from metadata.errors import CurateError, unknown
 from metadata.schema import FEATURES, is_feature
 
@@ -23,7 +21,7 @@ class OutsideEvaluationSets(Filter):
     """Keeps pairs whose image is no near-duplicate of an evaluation image: no cosine with one is above `threshold`.
 
     The cosine is the inner product, which is taken in float64, so that it is exact and the same in any batch. A row
-    without features is dropped: what stays has been compared. The run counts it among those that the step drops.
+    without features is dropped: what stays has been compared. The manifest counts it in `rows_without_score`.
 
     Args:
         targets: path, or a glob of paths, of files of vectors of unit length (see filters.vectors.Vectors): features of
@@ -37,6 +35,7 @@ class OutsideEvaluationSets(Filter):
     targets: str
     threshold: float | None = None
     embedding: str = "dedup"
+    by_score: ClassVar[bool] = True
     paths: ClassVar[tuple[str, ...]] = ("targets",)
 
     def __post_init__(self) -> None:
@@ -50,25 +49,27 @@ class OutsideEvaluationSets(Filter):
             raise CurateError(f"{self.name}: threshold is NaN, but it is compared with. Give a number.")
         object.__setattr__(self, "columns", (self.embedding,))
 
+    @property
+    def _targets(self) -> tuple[str, str, str, bool]:
+        """What Vectors takes: each target is of unit length."""
+        return self.targets, self.embedding, f"{self.name}: targets", True
+
+    def check_columns(self, schema: pa.Schema) -> None:
+        vectors.check_dims(schema, *self._targets)
+
     def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
-        hashes = vectors.sha256(self.targets, self.embedding, f"{self.name}: targets")
+        """The parameters, but the targets by their sha256; raises CurateError where Vectors does."""
+        hashes = vectors.sha256(*self._targets)
         return {"targets_sha256": hashes, "threshold": self.threshold, "embedding": self.embedding}
 
     def keep(self, batch: pa.RecordBatch) -> pa.BooleanArray:
         values = features.matrix(batch.column(self.embedding))
         keep = np.zeros(len(values), bool)
         for part, rows, there in features.unit_blocks(values, self.embedding):
-            nearest = _nearest(self.targets, self.embedding)
-            cosines = features.inner(rows, nearest.vectors[nearest(rows)])
+            find = nearest.load(*self._targets)
+            cosines = features.inner(rows, find.vectors[find(rows)])
             keep[part] = there & (cosines <= self.threshold)
         return pa.array(keep)
 
-
-@functools.lru_cache(maxsize=2)
-def _nearest(targets: str, embedding: str) -> Nearest:
-    where = "outside_evaluation_sets: targets"
-    found = Nearest(vectors.Vectors(targets, embedding, where))
-    for _ in features.unit_blocks(found.vectors, f"{where} {targets}"):
-        pass  # each is of unit length, or that raised
-    return found
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        return features.lacking(batch.column(self.embedding), self.embedding)

@@ -96,6 +96,14 @@ def unit_blocks(features: np.ndarray, name: str) -> Iterator[tuple[slice, np.nda
         yield part, *unit(features[part], name)
 
 
+def lacking(column: pa.FixedSizeListArray, name: str) -> np.ndarray:
+    """Which rows have no features, see `unit`: bool, shape (rows,)."""
+    found = np.zeros(len(column), bool)
+    for part, _, there in unit_blocks(matrix(column), name):
+        found[part] = ~there
+    return found
+
+
 def inner(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The inner product of each row of `a` with the same row of `b`: float64, the same whatever the other rows are."""
     return (a.astype(np.float64) * b).sum(axis=1)

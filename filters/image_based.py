@@ -17,7 +17,8 @@ from metadata.schema import FEATURES, is_feature
 class ImageBased(Filter):
     """Keeps pairs whose image's nearest centroid is also the nearest of a target image.
 
-    The nearest has the largest inner product; of equal ones, the first. A row without features is dropped.
+    The nearest has the largest inner product; of equal ones, the first. A row without features is dropped, and
+    the manifest counts it in `rows_without_score`.
 
     Args:
         centroids: path of a file of vectors (see filters.vectors.Vectors): of the clusters of a pool's images, 100,000
@@ -32,6 +33,7 @@ class ImageBased(Filter):
     centroids: str
     targets: str
     embedding: str = "l14_img"
+    by_score: ClassVar[bool] = True
     paths: ClassVar[tuple[str, ...]] = ("centroids", "targets")
 
     def __post_init__(self) -> None:
@@ -39,17 +41,21 @@ class ImageBased(Filter):
             raise unknown("embedding", self.embedding, FEATURES, where=self.name)
         object.__setattr__(self, "columns", (self.embedding,))
 
+    def _vectors(self, kind: str) -> tuple[str, str, str]:
+        """What Vectors takes, of the files in that parameter."""
+        return getattr(self, kind), self.embedding, f"{self.name}: {kind}"
+
+    def check_columns(self, schema: pa.Schema) -> None:
+        for kind in self.paths:
+            vectors.check_dims(schema, *self._vectors(kind))
+
     def describe(self) -> dict[str, Any]:
         """The embedding, and the files by their sha256: where they lie does not matter.
 
         Raises:
             CurateError: a file can't be read, or is not of such vectors.
         """
-        files = {"centroids": self.centroids, "targets": self.targets}
-        hashes = {
-            f"{kind}_sha256": vectors.sha256(path, self.embedding, f"{self.name}: {kind}")
-            for kind, path in files.items()
-        }
+        hashes = {f"{kind}_sha256": vectors.sha256(*self._vectors(kind)) for kind in self.paths}
         return hashes | {"embedding": self.embedding}
 
     @functools.cached_property
@@ -57,12 +63,12 @@ class ImageBased(Filter):
         """Which centroids are the nearest of a target: bool, shape (centroids,)."""
         find = self._nearest()
         wanted = np.zeros(len(find.vectors), bool)
-        for block in vectors.Vectors(self.targets, self.embedding, f"{self.name}: targets").blocks():
+        for block in vectors.Vectors(*self._vectors("targets")).blocks():
             wanted[find(block, features.inner(block, block).max() ** 0.5)] = True
         return wanted
 
     def _nearest(self) -> nearest.Nearest:
-        return nearest.load(self.centroids, self.embedding, f"{self.name}: centroids")
+        return nearest.load(*self._vectors("centroids"))
 
     def __getstate__(self) -> dict[str, Any]:
         # Workers get `wanted` with the step: to find it takes as long for a million targets as to filter so many rows.
@@ -74,3 +80,6 @@ class ImageBased(Filter):
         for part, rows, there in features.unit_blocks(values, self.embedding):
             keep[part] = there & self.wanted[self._nearest()(rows)]
         return pa.array(keep)
+
+    def lacking(self, batch: pa.RecordBatch) -> np.ndarray:
+        return features.lacking(batch.column(self.embedding), self.embedding)

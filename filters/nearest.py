@@ -6,7 +6,7 @@ import numpy as np
 
 from filters import gpu
 from filters.features import TOLERANCE, inner
-from filters.vectors import Vectors, check_dims
+from filters.vectors import Vectors
 
 #: Products are taken of so many rows with so many vectors at a time: 32 MB of float32.
 _ROWS = 2048
@@ -49,7 +49,6 @@ class Nearest:
         Returns:
             int64, shape (rows,).
         """
-        check_dims(rows, self.vectors.shape[1])
         slack = np.float32(1.01 * self.slack * longest)
         if self.gpu is None:
             return self._search(rows, slack)
@@ -115,7 +114,7 @@ def _two_largest(products: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return best, most, second
 
 
-@functools.lru_cache(maxsize=2)
-def load(path: str, embedding: str, where: str) -> Nearest:
+@functools.lru_cache(maxsize=4)
+def load(path: str, embedding: str, where: str, of_unit_length: bool = False) -> Nearest:
     """Of the vectors in the file or files of that path, kept for the process; raises CurateError where Vectors does."""
-    return Nearest(Vectors(path, embedding, where))
+    return Nearest(Vectors(path, embedding, where, of_unit_length))

@@ -116,6 +116,14 @@ class NegClipLossScores(Scorer):
         _check(self.batch, self.tau, self.draws, self.seed)
         object.__setattr__(self, "columns", ("uid", f"{self.embedding}_img", f"{self.embedding}_txt"))
 
+    def check_columns(self, schema: pa.Schema) -> None:
+        images, texts = self.columns[1:]
+        first, second = (schema.field(column).type.list_size for column in (images, texts))
+        if first != second:
+            raise CurateError(f"negcliploss: {images} has {first} dimensions, but {texts} has {second}, and their "
+                              f"products are taken, so both must be of one model. Score the pool with one, or read "
+                              f"the right one by --columns {texts}=NAME.")
+
     def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
         options = {name: getattr(self, name) for name in ("seed", "batch", "tau", "draws")}
 

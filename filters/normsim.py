@@ -44,19 +44,23 @@ class NormSimScores(Scorer):
     def column(self) -> str:  # type: ignore[override]
         return f"normsim_{self.norm}"
 
+    def check_columns(self, schema: pa.Schema) -> None:
+        vectors.check_dims(schema, *self.target_vectors)
+
     def build(self) -> pa.Buffer:
         """Of l2 the sum of gg' over all targets g: float64, shape (dims, dims). Of linf nothing."""
         if self.norm == "linf":
             return super().build()
-        found = self._read()
+        found = vectors.Vectors(*self.target_vectors)
         form = np.zeros((found.dims, found.dims))
         for block in found.blocks():
-            wide = features.unit(block, f"normsim: targets {self.targets}")[0].astype(np.float64)
+            wide = block.astype(np.float64)
             form += wide.T @ wide
         return pa.py_buffer(form.tobytes())
 
     def load(self, built: pa.Buffer) -> Callable[[pa.RecordBatch], pa.Array]:
-        measure = _nearest(Nearest(self._read())) if self.norm == "linf" else _root(np.frombuffer(built))
+        linf = self.norm == "linf"
+        measure = _nearest(Nearest(vectors.Vectors(*self.target_vectors))) if linf else _root(np.frombuffer(built))
 
         def score(batch: pa.RecordBatch) -> pa.Array:
             values = features.matrix(batch.column(self.embedding))
@@ -67,8 +71,10 @@ class NormSimScores(Scorer):
 
         return score
 
-    def _read(self) -> vectors.Vectors:
-        return vectors.Vectors(self.targets, self.embedding, "normsim: targets")
+    @property
+    def target_vectors(self) -> tuple[str, str, str, bool]:
+        """What Vectors takes: each target is of unit length."""
+        return self.targets, self.embedding, "normsim: targets", True
 
 
 class _ByNormSim(Step):
@@ -78,6 +84,7 @@ class _ByNormSim(Step):
     norm: str
     embedding: str
     paths: ClassVar[tuple[str, ...]] = ("targets",)
+    scorers: tuple[NormSimScores, ...]
     name = "normsim"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -86,10 +93,10 @@ class _ByNormSim(Step):
         object.__setattr__(self, "columns", (scorer.column,))
 
     def describe(self) -> dict[str, Any]:
-        """The parameters, but the targets by their sha256; raises CurateError if they can't be read."""
+        """The parameters, but the targets by their sha256; raises CurateError where Vectors does."""
         own = super().describe()
-        sha256 = vectors.sha256(own.pop("targets"), self.embedding, "normsim: targets")
-        return {"targets_sha256": sha256, **own}
+        del own["targets"]
+        return {"targets_sha256": vectors.sha256(*self.scorers[0].target_vectors), **own}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +172,6 @@ def _root(built: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     blocks = [np.ascontiguousarray(upper[:end, end - _COLUMNS : end]) for end in ends]
 
     def measure(rows: np.ndarray) -> np.ndarray:
-        vectors.check_dims(rows, len(form))
         wide, squares = rows.astype(np.float64), np.zeros(len(rows))
         for end, block in zip(ends, blocks, strict=True):
             squares += np.vecdot(wide[:, :end] @ block, wide[:, end - _COLUMNS : end])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from filters.balance import LIST_NAMES, Balance
-from filters.base import Filter, Scorer, Step
+from filters.base import Scorer, Step
 from filters.captions import CaptionLength, CaptionTokens
 from filters.clip_score import ClipScore, ClipScoreFraction
 from filters.duplicates import GroupSize
@@ -284,10 +284,11 @@ def recipe_columns(recipe: Recipe) -> tuple[str, ...]:
 
 
 def check(recipe: Recipe, schema: pa.Schema) -> None:
-    """Tries every step on no rows of a pool's columns.
+    """Checks every step, and what it needs, against a pool's columns.
 
     Raises:
-        CurateError: a step reads a column that is not in `schema`, or an expression does not fit the columns' types.
+        CurateError: a step reads a column that is not in `schema`, or does not fit the columns' types: an expression of
+            others, vectors of other dimensions.
     """
     made = {scorer.column for scorer in scorers(recipe)}
     if COPIES in made.union(recipe_columns(recipe)) and isinstance(recipe.steps[-1], SoftCap):
@@ -297,8 +298,8 @@ def check(recipe: Recipe, schema: pa.Schema) -> None:
         for column in step.reads:
             if column not in schema.names and column not in made:
                 raise unknown("column", column, schema.names, where=step.name)
-        if isinstance(step, Filter) and not step.scorers:  # what scorers add is not there yet
-            step.keep(pa.RecordBatch.from_pylist([], schema=schema))
+        for reader in step.readers:
+            reader.check_columns(schema)
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

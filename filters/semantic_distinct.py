@@ -69,20 +69,25 @@ class SemanticDistinct(Grouping):
 
     @property
     def carried(self) -> tuple[str, int]:  # type: ignore[override]
-        return self.embedding, nearest.load(self.centroids, self.embedding, self._where).vectors.shape[1]
+        return self.embedding, nearest.load(*self._centroids).vectors.shape[1]
+
+    def check_columns(self, schema: pa.Schema) -> None:
+        vectors.check_dims(schema, *self._centroids)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, but the centroids by their sha256; raises CurateError if they can't be read."""
         own = dataclasses.asdict(self)
-        return {"centroids_sha256": vectors.sha256(own.pop("centroids"), self.embedding, self._where), **own}
+        del own["centroids"]
+        return {"centroids_sha256": vectors.sha256(*self._centroids), **own}
 
     @property
-    def _where(self) -> str:
-        return f"{self.name}: centroids"
+    def _centroids(self) -> tuple[str, str, str]:
+        """What Vectors takes."""
+        return self.centroids, self.embedding, f"{self.name}: centroids"
 
     def rows(self, batch: pa.RecordBatch) -> np.ndarray:
         values = matrix(batch.column(self.embedding))
-        find = nearest.load(self.centroids, self.embedding, self._where)
+        find = nearest.load(*self._centroids)
         rows, has_features = np.zeros(len(values), ROW), np.zeros(len(values), bool)
         rows["rank"] = balancing.row_hashes(uids.parse(batch.column("uid")), self.seed)
         rows["row"] = np.arange(len(values))

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from filters.features import inner, widen
+from filters.features import inner, unit, widen
 from metadata import npy
 from metadata.errors import CurateError, reason
 from metadata.schema import FEATURES, is_feature
@@ -27,18 +28,20 @@ class Vectors:
     `image_features`. A .npy is mapped and not read into memory.
     """
 
-    def __init__(self, path: str, feature: str, where: str) -> None:
+    def __init__(self, path: str, feature: str, where: str, of_unit_length: bool = False) -> None:
         """Opens the files, and looks at every vector.
 
         Args:
             feature: the column they are compared with, whose dimension they must have.
             where: the step and what it calls the path, for errors.
+            of_unit_length: each vector must be, for products with it are taken as cosines.
 
         Raises:
-            CurateError: a file is not there or is something else; a vector is not finite, or all zeros.
+            CurateError: a file is not there or is something else; a vector is not finite, all zeros, or of another
+                length than it must be.
         """
         self.names = _names(path, where)
-        self.parts = [_read(name, feature, f"{where} {name}") for name in self.names]
+        self.parts = [_read(name, feature, f"{where} {name}", of_unit_length) for name in self.names]
         self.dims = self.parts[0].shape[1]
 
     def __len__(self) -> int:
@@ -50,21 +53,35 @@ class Vectors:
             yield from _blocks(part)
 
 
-@functools.lru_cache(maxsize=8)
-def sha256(path: str, feature: str, where: str) -> list[str]:
+def sha256(path: str, feature: str, where: str, of_unit_length: bool = False) -> list[str]:
     """Of the files, in order, 64 hexadecimal digits each; raises CurateError where Vectors does."""
-    hashes = []
-    for name in Vectors(path, feature, where).names:
+    return [digest for _, digest, _ in _facts(path, feature, where, of_unit_length)]
+
+
+def check_dims(schema: pa.Schema, path: str, feature: str, where: str, of_unit_length: bool = False) -> None:
+    """Raises CurateError where Vectors does, and unless the vectors have as many numbers as the feature in `schema`.
+
+    Of CommonPool's features that number is known without a pool; of those of other models it is not.
+    """
+    dims = schema.field(feature).type.list_size
+    for name, _, own in _facts(path, feature, where, of_unit_length):
+        if own != dims:
+            raise _other_dims(f"{where} {name}", own, feature, dims)
+
+
+@functools.lru_cache(maxsize=8)
+def _facts(path: str, feature: str, where: str, of_unit_length: bool) -> list[tuple[str, str, int]]:
+    """Of each file, in order: its name, its sha256, and how many numbers its vectors have."""
+    found, facts = Vectors(path, feature, where, of_unit_length), []
+    for name, vectors in zip(found.names, found.parts, strict=True):
         with open(name, "rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return hashes
+            facts.append((name, hashlib.file_digest(file, "sha256").hexdigest(), vectors.shape[1]))
+    return facts
 
 
-def check_dims(rows: np.ndarray, dims: int) -> None:
-    """Raises CurateError unless rows of features have that many numbers: of CommonPool's that is known beforehand."""
-    if rows.shape[1] != dims:
-        raise CurateError(f"features of {rows.shape[1]} numbers are compared with vectors of {dims}, but both must be "
-                          f"of one model. Make the vectors by the model of the features.")  # fmt: skip
+def _other_dims(where: str, given: int, feature: str, dims: Any) -> CurateError:
+    return CurateError(f"{where}: has vectors of {given} numbers, but {feature} has {dims}: it is of another model. "
+                       f"Take the one that made {feature}.")  # fmt: skip
 
 
 def _names(path: str, where: str) -> list[str]:
@@ -79,7 +96,7 @@ def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
         yield widen(vectors[first : first + _BLOCK])
 
 
-def _read(path: str, feature: str, where: str) -> np.ndarray:
+def _read(path: str, feature: str, where: str, of_unit_length: bool) -> np.ndarray:
     """float16 or float32, shape (vectors, dims)."""
     vectors = _tensor(path, where) if path.endswith((".pt", ".pth")) else _array(path, where)
     dims = FEATURES[feature].type.list_size if feature in FEATURES else "dims"
@@ -87,8 +104,7 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
         raise CurateError(f"{where}: is {vectors.dtype} of the shape {vectors.shape}, but float16 or float32 of the "
                           f"shape (vectors, {dims}) is needed. Save it so.")  # fmt: skip
     if vectors.shape[1] != dims and feature in FEATURES:
-        raise CurateError(f"{where}: has vectors of {vectors.shape[1]} numbers, but {feature} has {dims}: it is of "
-                          f"another model. Take the one that made {feature}.")  # fmt: skip
+        raise _other_dims(where, vectors.shape[1], feature, dims)
     _check_model(path, feature, where)
     first = 0
     for block in _blocks(vectors):
@@ -97,6 +113,8 @@ def _read(path: str, feature: str, where: str) -> np.ndarray:
             number = first + int(good.argmin())
             raise CurateError(f"{where}: vector {number} is all zeros, or has a NaN or an infinity, but "
                               f"each must have a length. Leave it out.")  # fmt: skip
+        if of_unit_length:
+            unit(block, where)
         first += len(block)
     return vectors
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from filters import recipes
-from filters.base import Fit, Grouping, Step
+from filters.base import Filter, Fit, Grouping, Step
 from filters.fused_score import Fused
 from filters.not_listed import NotListed
 from filters.soft_cap import SoftCap
@@ -162,10 +162,14 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
     if not _is_chosen(choice, steps):
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
-    counts, samples, hashes = manifest.count_rows(found.pieces, [step.name for step in steps], request.out)
+    names = [step.name for step in steps]
+    counts, samples, hashes, without_score = manifest.count_rows(found.pieces, names, request.out)
     warnings = _check_kept(counts, request.min_kept) + _unmatched_lists(counts, steps)
     hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = select.fitted(steps, request.out)
+    for step, applied, n in zip(steps, fitted, without_score, strict=True):
+        if isinstance(step, Filter) and step.by_score:  # a fit has counted them itself, when it saw all rows
+            applied[step.name]["rows_without_score"] = n
     manifest.check_samples(counts, fitted)
     record = {
         "finished": "subset",

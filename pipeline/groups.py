@@ -28,7 +28,7 @@ import pyarrow as pa
 from filters.base import ROW, Filter, Grouping
 from pipeline import parts, select, storage
 from pipeline.carried import Carried, Ordered
-from pipeline.pieces import Piece
+from pipeline.pieces import Piece, naming
 
 _DROPPED = np.dtype("<u4")
 
@@ -54,7 +54,8 @@ def _spread(
     reached, found = 0, [np.empty(0, ROW)]
     with _carrying(step, choice.folder) as carried:
         for batch in select.reaching(piece, filters, step, choice):
-            rows = step.rows(batch)
+            with naming(piece):
+                rows = step.rows(batch)
             if carried and step.carried:
                 carried.add(batch.column(step.carried[0]), rows["row"])
             rows["row"] += reached

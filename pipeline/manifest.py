@@ -39,18 +39,19 @@ def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
 
 def count_rows(
     pieces: Sequence[Piece], step_names: Sequence[str], folder: str
-) -> tuple[dict[str, Any], list[int], dict[str, str]]:
+) -> tuple[dict[str, Any], list[int], dict[str, str], list[int]]:
     """Adds up the pieces' counts and checks that every row is accounted for.
 
     Returns:
         {"in", "kept", "samples", "dropped": [{"step", "in", "dropped"}, …]}, where `samples` are the kept rows, each
-        as often as it is taken; samples of each piece, in order; sha256 of the files in kept/ by name.
+        as often as it is taken; samples of each piece, in order; sha256 of the files in kept/ by name; how many rows
+        each step dropped for want of a score or features.
 
     Raises:
         CurateError: the sums don't hold, or a file in kept/ is gone.
     """
     kept, samples, hashes = 0, [], {}
-    dropped = [0] * len(step_names)
+    dropped, without_score = [0] * len(step_names), [0] * len(step_names)
     there = {*storage.names(storage.join(folder, "kept"))}
     for piece in pieces:
         found = storage.read_json(select.marker(piece, folder))
@@ -66,12 +67,13 @@ def count_rows(
         samples.append(found["samples"])
         hashes[f"kept/{piece.name}.parquet"] = found["sha256"]
         dropped = [total + n for total, n in zip(dropped, found["dropped"], strict=True)]
+        without_score = [total + n for total, n in zip(without_score, found["without_score"], strict=True)]
     left = sum(piece.rows for piece in pieces)
     counts: dict[str, Any] = {"in": left, "kept": kept, "samples": sum(samples), "dropped": []}
     for name, n in zip(step_names, dropped, strict=True):
         counts["dropped"].append({"step": name, "in": left, "dropped": n})
         left -= n
-    return counts, samples, hashes
+    return counts, samples, hashes, without_score
 
 
 def check_samples(counts: Mapping[str, Any], fitted: Sequence[Mapping[str, Any]]) -> None:

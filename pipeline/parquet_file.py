@@ -60,7 +60,7 @@ class ParquetFile:
         except (pa.ArrowException, OSError) as error:
             broken = self._broken(reader, groups, names)
             raise CurateError(f"{self.path}: {broken} can't be read ({reason(error)}), but every row is needed. "
-                              f"Fetch the file again.") from error
+                              f"{_advice(error)}") from error
 
     def _broken(self, reader: pq.ParquetFile, groups: range, names: Sequence[str]) -> str:
         """Which of the columns it is, found by reading them one by one."""
@@ -71,6 +71,13 @@ class ParquetFile:
             except (pa.ArrowException, OSError):
                 return f"column {name!r}"
         return "the file"
+
+
+def _advice(error: Exception) -> str:
+    # pyarrow writes nulls among lists of a fixed size, but can't read them.
+    if "Expected all lists to be of size" in str(error):
+        return "Write a list of NaN where there is a null, or a list of another length."
+    return "Fetch the file again."
 
 
 def cut(group_rows: Sequence[int], limit: int) -> Iterator[tuple[int, int, int]]:

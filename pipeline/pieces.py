@@ -230,7 +230,7 @@ def inspect_files(
         return _with_features(footer, features) if features else footer
 
     footers = [checked(first), *storage.several_at_once(lambda file: checked(_read_footer(*file)), found[1:])]
-    _check_dims(footers)
+    _check_dims(footers, [column for column in wanted if is_feature(column)], mapping)
     files = [PoolFile(f.path, f.size, "+".join(filter(None, (f.etag, f.npz))), sum(f.group_rows)) for f in footers]
     pieces = list(_pieces(footers, tuple(sorted(mapping.items()))))
     names = {name: f.path for f in reversed(footers) for name in f.schema.names if name not in pool.hidden}
@@ -265,14 +265,22 @@ def _with_features(footer: _Footer, features: Mapping[str, str]) -> _Footer:
         return dataclasses.replace(footer, features=kinds, npz=npz.mark)
 
 
-def _check_dims(footers: list[_Footer]) -> None:
-    """Raises unless the features of all files are of as many dimensions."""
-    for footer in footers:
-        for column, kind in footer.features.items():
-            if kind != (first := footers[0].features.get(column, kind)):
-                raise CurateError(f"{npz_path(footer.path)}: array {column!r} has {kind.list_size} dimensions, but "
-                                  f"that of {npz_path(footers[0].path)} has {first.list_size}, and a pool's are of one "
-                                  f"model. Score its files with the same one.")  # fmt: skip
+def _check_dims(footers: list[_Footer], features: Iterable[str], mapping: Mapping[str, str]) -> None:
+    """Raises unless the features of all files, in an npz or a column, are of as many dimensions."""
+    for column in features:
+        places = [_dims_of(footer, column, mapping.get(column, column)) for footer in footers]
+        first, at, _ = places[0]
+        for dims, path, what in places:
+            if dims != first:
+                raise CurateError(f"{path}: {what} has {dims} dimensions, but that of {at} has {first}, and a pool's "
+                                  f"are of one model. Score its files with the same one.")  # fmt: skip
+
+
+def _dims_of(footer: _Footer, column: str, name: str) -> tuple[int, str, str]:
+    """Of a feature: its dimensions, the file that has it, and what it is there."""
+    if column in footer.features:
+        return footer.features[column].list_size, npz_path(footer.path), f"array {name!r}"
+    return type_of(column, footer.schema.field(name).type).list_size, footer.path, f"column {name!r}"
 
 
 def _pieces(footers: list[_Footer], columns: tuple[tuple[str, str], ...]) -> Iterator[Piece]:
@@ -318,6 +326,18 @@ def _check_column(footer: _Footer, column: str, mapping: Mapping[str, str], hidd
     if needed and not fits(kind, type_of(column, kind)):
         raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but {needed.type} is needed for "
                           f"{column} ({needed.about}). Mend the file; or {advice}.")
+    if is_feature(column) and not pa.types.is_fixed_size_list(type_of(column, kind)):
+        raise CurateError(f"{footer.path}: column {name!r} is of type {kind}, but features are lists of one length, "
+                          f"which the type says. Write it as pyarrow.list_(pyarrow.float16(), dims); or {advice}.")
+
+
+@contextlib.contextmanager
+def naming(piece: Piece) -> Iterator[None]:
+    """Has what a step or a scorer refuses in the piece's rows name their file, which it doesn't know."""
+    try:
+        yield
+    except CurateError as error:
+        raise CurateError(f"{piece.path}: {error}") from error
 
 
 def batches(piece: Piece, columns: Iterable[str]) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ from filters.base import Scorer, Step
 from filters.features import matrix
 from metadata.schema import is_feature
 from pipeline import storage
-from pipeline.pieces import Piece
+from pipeline.pieces import Piece, naming
 
 #: A cluster's worker may do several pieces at once, each in a thread; what they score with is loaded once.
 _LOADING = threading.Lock()
@@ -69,7 +69,7 @@ class Scores:
                 continue
             values = self._read(scorer.column, rows)
             if values is None:
-                values = _load(scorer, self.folder)(batch)
+                values = self._score(scorer, batch)
                 made = pa.record_batch({"row": pa.array(rows, pa.int64()), "value": values})
                 self.made.setdefault(scorer.column, []).append(made)
             batch = batch.append_column(scorer.column, values)
@@ -85,9 +85,14 @@ class Scores:
             return
         batch, rows = _gathered(scorer.columns, passing)
         if len(rows):
-            values = _load(scorer, self.folder)(batch)
+            values = self._score(scorer, batch)
             self.made[scorer.column] = [pa.record_batch({"row": pa.array(rows, pa.int64()), "value": values})]
         self.keep()
+
+    def _score(self, scorer: Scorer, batch: pa.RecordBatch) -> pa.Array:
+        score = _load(scorer, self.folder)
+        with naming(self.piece):
+            return score(batch)
 
     def _read(self, column: str, rows: np.ndarray) -> pa.Array | None:
         if (there := self.stored(column)) is not None:

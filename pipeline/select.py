@@ -5,8 +5,9 @@ already: a run that was killed continues, and a runner may run any piece twice.
 
     work/scores/COLUMN/       columns that scorers added, see pipeline.scores
     work/passes/NNNNNN.S.P    empty: pass P of the fit or grouping that is step S has seen the piece
-    work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none (only before fits,
-                              and before and after groupings, for which see pipeline.groups)
+    work/fate-K/NNNNNN.npy    uint8 (rows,): which of the first K steps dropped each row, 0 for none, and 128 more where
+                              the row lacks the score or features that the step goes by (only before fits, and before
+                              and after groupings, for which see pipeline.groups)
     work/uids/NNNNNN.bin      the piece's uids as UID_DTYPE, in three parts for each partition: the kept ones, the
                               dropped ones, and the further copies of kept ones
     work/uids-bound/          the same for many pieces at once, where a pool has many, see parts.Shuffle
@@ -31,11 +32,14 @@ from filters.soft_cap import COPIES
 from metadata import uids
 from metadata.errors import CurateError
 from pipeline import parts, storage
-from pipeline.pieces import Piece, batches
+from pipeline.pieces import Piece, batches, naming
 from pipeline.scores import Scores
 
 #: Kinds of uids that each partition has: kept, dropped, further copies of kept.
 _KINDS = 3
+
+#: What a fate has besides the step's number, of which there are at most 127: the row lacks what the step goes by.
+_LACKING = 128
 
 #: Readers of ranges times files grow as the square of a pool, so there are no more ranges than memory asks for. And
 #: partitions times kinds are numbered by 16 bits.
@@ -79,7 +83,7 @@ def checkpoints(steps: Sequence[Step]) -> tuple[int, ...]:
 def apply(
     filters: Sequence[Filter], batch: pa.RecordBatch, fate: np.ndarray, first: int, first_row: int, scores: Scores
 ) -> None:
-    """Writes into `fate` (uint8, 0 for rows still in) which filter drops which row, counted from `first` + 1.
+    """Writes into `fate` (uint8, 0 for rows still in) which filter drops which row, counted from `first` + 1, and why.
 
     Each filter is given only the rows that are left, so costly ones, and scorers, see few.
 
@@ -96,11 +100,15 @@ def apply(
         batch = scores.complete(batch, alive + first_row, step.scorers)
         if not batch.num_rows:
             continue
-        keep = np.asarray(step.keep(batch))
+        with naming(scores.piece):
+            keep = np.asarray(step.keep(batch))
         if keep.dtype != np.bool_ or keep.shape != (batch.num_rows,):
             raise TypeError(f"{step.name}.keep gave {keep.dtype}{keep.shape} for {batch.num_rows} rows")
         if not keep.all():
-            fate[alive[~keep]] = number
+            gone = alive[~keep]
+            fate[gone] = number
+            if step.by_score:
+                fate[gone[step.lacking(batch.select(step.columns).filter(pa.array(~keep)))]] += _LACKING
             alive = alive[keep]
             batch = batch.filter(pa.array(keep))
 
@@ -167,7 +175,8 @@ def fit_piece(piece: Piece, filters: Sequence[Filter], fit: Fit, choice: Choice)
     """The fit's state after the piece's rows that pass `filters`."""
     state, reached = fit.empty(), 0
     for batch in reaching(piece, filters, fit, choice):
-        state = fit.add(state, batch)
+        with naming(piece):
+            state = fit.add(state, batch)
         reached += batch.num_rows
     return fit.skip(state, piece.rows - reached)
 
@@ -227,7 +236,9 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
     _write_uids(piece, (kept_uids, word[fate != 0], np.repeat(kept_uids, copies - 1)), choice)
     if choice.keep_dropped:
         _write_dropped(piece, word, fate, filters, choice)
-    dropped = np.bincount(fate, minlength=len(filters) + 1)
+    by = fate % _LACKING
+    dropped = np.bincount(by, minlength=len(filters) + 1)
+    without_score = np.bincount(by[fate > _LACKING], minlength=len(filters) + 1)
     storage.write_json(
         marker(piece, choice.folder),
         {
@@ -235,6 +246,7 @@ def select_piece(piece: Piece, filters: Sequence[Filter], choice: Choice) -> Non
             "kept": int(dropped[0]),
             "samples": int(copies.sum()),
             "dropped": dropped[1:].tolist(),
+            "without_score": without_score[1:].tolist(),
             "sha256": storage.sha256(kept),
         },
     )
@@ -278,7 +290,7 @@ def _write_dropped(piece: Piece, word: np.ndarray, fate: np.ndarray, filters: Se
     names = [f.name for f in filters]
     words = sorted(set(names))  # a dictionary with a word twice is not written as the same bytes every time
     steps = pa.DictionaryArray.from_arrays(
-        pa.array([words.index(name) for name in names], pa.int8()).take(pa.array(fate[gone] - 1, pa.int8())),
+        pa.array([words.index(name) for name in names], pa.int8()).take(pa.array(fate[gone] % _LACKING - 1, pa.int8())),
         pa.array(words, pa.string()),
     )
     table = pa.table({"uid": pa.array(uids.text_of(word[gone])), "step": steps})

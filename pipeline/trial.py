@@ -110,7 +110,7 @@ def choose(recipe: Recipe, found: Inspection, pool_rows: float, folder: str) -> 
     start = time.perf_counter()
     in_a_loop.choose(recipe.steps, found.pieces, choice, pool_rows / found.rows)
     seconds = time.perf_counter() - start
-    counts, samples, hashes = manifest.count_rows(found.pieces, names, folder)
+    counts, samples, hashes, _ = manifest.count_rows(found.pieces, names, folder)
     tell(recipe.steps, select.fitted(recipe.steps, folder), folder, hashes)
     return Chosen(counts, samples, shares, seconds / found.rows)
 

@@ -92,6 +92,8 @@ def test_vectors_that_are_not_of_unit_length(tmp_path):
     made = step(tmp_path, units(4) * 2)
     with pytest.raises(CurateError, match=rf"^outside_evaluation_sets: targets {made.targets}: features that are not"):
         made.keep(batch_of(units(3)))
+    with pytest.raises(CurateError, match=rf"^outside_evaluation_sets: targets {made.targets}: features that are not"):
+        made.describe()  # when the recipe is opened, before anything runs
 
 
 def test_the_targets_are_known_by_their_hash_and_a_recipe_names_them(tmp_path):

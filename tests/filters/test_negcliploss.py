@@ -3,9 +3,12 @@
 import hashlib
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from filters import negcliploss
+from filters.negcliploss import NegClipLossFraction
+from filters.recipes import Recipe, check
 from metadata.errors import CurateError
 from metadata.uids import UID_DTYPE
 
@@ -128,10 +131,22 @@ def test_parameters_out_of_range(options, told) -> None:
         negcliploss.scores(units(3), units(3), uids_of(3), **options)
     assert str(error.value).startswith(told)
     with pytest.raises(CurateError) as error:
-        negcliploss.NegClipLossFraction(0.3, **options)
+        NegClipLossFraction(0.3, **options)
     assert str(error.value).startswith(told)
 
 
 def test_features_that_are_not_of_unit_length() -> None:
     with pytest.raises(CurateError, match=r"^text features: features that are not of unit length \(2 to 2\)"):
         negcliploss.scores(units(3), units(3) * np.float16(2), uids_of(3))
+
+
+def test_images_and_texts_of_different_models() -> None:
+    recipe = Recipe("mine", (NegClipLossFraction(0.3, "dfn"),))
+    kinds = {"uid": pa.string(), "dfn_img": pa.list_(pa.float16(), 64), "dfn_txt": pa.list_(pa.float16(), 64)}
+    check(recipe, pa.schema(kinds.items()))
+    with pytest.raises(CurateError) as error:
+        check(recipe, pa.schema((kinds | {"dfn_txt": pa.list_(pa.float16(), 32)}).items()))
+    assert str(error.value) == (
+        "negcliploss: dfn_img has 64 dimensions, but dfn_txt has 32, and their products are taken, so both must be of "
+        "one model. Score the pool with one, or read the right one by --columns dfn_txt=NAME."
+    )

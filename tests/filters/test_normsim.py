@@ -134,10 +134,17 @@ def test_parameters_that_do_not_fit(targets: str, tmp_path: pathlib.Path) -> Non
         NormSimFraction(targets, 0.2, "all")
     with pytest.raises(CurateError, match=r"normsim: threshold is NaN"):
         NormSim(targets, float("nan"))
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_targets_that_are_not_of_unit_length(tmp_path: pathlib.Path, norm: str) -> None:
     long = tmp_path / "long.npy"
     np.save(long, units(3) * np.float16(3))
-    with pytest.raises(CurateError, match=rf"^normsim: targets {long}: features that are not of unit length \(3 to"):
-        normsim(column_of(units(1)), str(long))
+    told = rf"^normsim: targets {long}: features that are not of unit length \(3 to"
+    with pytest.raises(CurateError, match=told):
+        normsim(column_of(units(1)), str(long), norm)
+    with pytest.raises(CurateError, match=told):  # when the recipe is opened, before anything runs
+        NormSimFraction(str(long), 0.2, norm=norm).describe()
 
 
 def test_what_is_recorded_names_the_targets_by_their_hash(targets: str) -> None:

@@ -80,8 +80,8 @@ def test_the_built_in_recipes_can_be_written(written) -> None:
 
 def test_steps_that_need_files(written, tmp_path: pathlib.Path) -> None:
     a, b = f"{tmp_path}/a.npy", f"{tmp_path}/b.npy"
-    np.save(a, np.ones((3, 768), np.float16))
-    np.save(b, np.ones((3, 512), np.float16))
+    np.save(a, np.eye(3, 768, dtype=np.float16))
+    np.save(b, np.eye(3, 512, dtype=np.float16))
     recipe = open_recipe(written(f"""
 name: by_features
 steps:

@@ -167,6 +167,33 @@ def test_a_pool_without_a_column_is_refused() -> None:
         check(open_recipe(DEFAULT), POOL.remove(POOL.get_field_index("text")))
 
 
+@pytest.mark.parametrize(("step", "where"), [
+    ("{normsim: {targets: T, fraction: 0.2, embedding: dfn_img}}", "normsim: targets"),
+    ("{normsim: {targets: T, threshold: 0.2, norm: linf, embedding: dfn_img}}", "normsim: targets"),
+    ("{outside_evaluation_sets: {targets: T, threshold: 0.9, embedding: dfn_img}}", "outside_evaluation_sets: targets"),
+    ("{image_based: {centroids: T, targets: OK, embedding: dfn_img}}", "image_based: centroids"),
+    ("{image_based: {centroids: OK, targets: T, embedding: dfn_img}}", "image_based: targets"),
+    ("{semantic_distinct: {centroids: T, eps: 0.1, embedding: dfn_img}}", "semantic_distinct: centroids"),
+])  # fmt: skip
+def test_vectors_of_another_dimension_than_the_pools_features(tmp_path: pathlib.Path, step: str, where: str) -> None:
+    good, bad = tmp_path / "good.npy", tmp_path / "bad.npy"
+    np.save(good, np.eye(4, 64, dtype=np.float32))
+    np.save(bad, np.eye(4, 32, dtype=np.float32))
+    pool = pa.schema([*POOL, ("dfn_img", pa.list_(pa.float16(), 64))])
+
+    def opened(vectors: str) -> Recipe:
+        text = f"name: mine\nsteps: [{step}]".replace("T,", f"{vectors},").replace("OK", str(good))
+        (tmp_path / "r.yaml").write_text(text)
+        return open_recipe(str(tmp_path / "r.yaml"))
+
+    check(opened(str(good)), pool)
+    for given in (bad, tmp_path / "*.npy"):  # of a glob, the first that does not fit
+        with pytest.raises(CurateError) as error:
+            check(opened(str(given)), pool)
+        assert str(error.value) == (f"{where} {bad}: has vectors of 32 numbers, but dfn_img has 64: it is of another "
+                                    f"model. Take the one that made dfn_img.")  # fmt: skip
+
+
 def test_looking_at_recipes_imports_nothing_heavy() -> None:
     heavy = ("duckdb", "fasttext", "gcld3", "yaml", "pandas", "apache_beam", "torch")
     code = f"import sys, filters.recipes; print([m for m in {heavy} if m in sys.modules])"

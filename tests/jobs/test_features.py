@@ -57,6 +57,54 @@ def test_recipes_that_read_embeddings(curate, pool, files, tmp_path, recipe):
     assert not {"l14_img", "l14_txt"} & set(pq.read_schema(next((tmp_path / "run/kept").iterdir())).names)
 
 
+WITHOUT = """
+name: without
+steps:
+  - outside_evaluation_sets: {targets: targets, threshold: 0.9, embedding: l14_img}
+  - clip_score: {model: b32, threshold: 0.2}
+  - clip_score: {model: l14, fraction: 0.9}
+  - image_based: {centroids: centroids, targets: targets, embedding: l14_txt}
+  - normsim: {targets: targets, threshold: 0.1, embedding: l14_txt}
+"""
+
+
+def test_rows_without_a_score_or_features_are_counted_by_the_step_that_drops_them(curate, pool, files, tmp_path):
+    """Those of the steps before a fit, too, whose fates are read again after it."""
+    (tmp_path / "r.yaml").write_text(WITHOUT)
+    expected, reach = [0, 0, 0, 0, 0], []
+    for path in sorted(pool.glob("*.parquet")):
+        arrays = dict(np.load(path.with_suffix(".npz")))
+        arrays["l14_img"][::10], arrays["l14_img"][5::20, 3] = 0, np.nan
+        arrays["l14_txt"][1::10] = 0
+        np.savez(path.with_suffix(".npz"), **arrays)
+        rows = pq.read_table(path).to_pylist()
+        for n, row in enumerate(rows):
+            b32, l14 = (np.float32(row[f"clip_{name}_similarity_score"]) for name in ("b32", "l14"))  # of None: NaN
+            if not arrays["l14_img"][n].any() or np.isnan(arrays["l14_img"][n]).any():
+                expected[0] += 1
+            elif np.isnan(b32):
+                expected[1] += 1
+            elif b32 >= np.float32(0.2):
+                reach.append((l14, arrays["l14_txt"][n].any()))
+    scores = np.array([score for score, _ in reach])
+    expected[2] = int(np.isnan(scores).sum())
+    threshold = -np.sort(-scores)[int(len(scores) * 0.9)]
+    expected[3] = sum(not there for score, (_, there) in zip(scores, reach, strict=True) if score >= threshold)
+    options = ["--pool", pool, "--recipe", tmp_path / "r.yaml", *files, "--select-only", "--keep-dropped"]
+    done = curate(*options, "--workers", "2", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/manifest.json").read_text())
+    fitted = [next(iter(step.values())) for step in record["fitted"]]
+    assert [step["rows_without_score"] for step in fitted] == expected
+    assert min(expected[:2] + expected[3:4]) > 0
+    assert f"embedding l14_txt, rows_without_score {expected[3]}" in done.stdout
+    dropped = [row for path in (tmp_path / "run/dropped").iterdir() for row in pq.read_table(path)["step"].to_pylist()]
+    steps = record["rows"]["dropped"]
+    assert {step: dropped.count(step) for step in set(dropped)} == {
+        name: sum(step["dropped"] for step in steps if step["step"] == name) for name in set(dropped)
+    }
+
+
 def test_a_file_that_was_not_given_is_asked_for(curate, pool, tmp_path):
     done = curate("--pool", pool, "--recipe", "image_based", "--select-only", "--out", tmp_path / "run")
     assert done.returncode == 1

@@ -61,7 +61,7 @@ def choose(recipe: Recipe, pool: pathlib.Path, out: pathlib.Path, workers: int =
         choose_on_beam(recipe, pieces, choice, workers)
     else:
         choose_in_a_loop(recipe, pieces, choice)
-    counts, samples, _ = manifest.count_rows(pieces, [step.name for step in recipe.steps], str(out))
+    counts, samples, *_ = manifest.count_rows(pieces, [step.name for step in recipe.steps], str(out))
     assert sum(samples) == counts["samples"]
     select.write_subset(choice, counts["samples"])
     return counts
@@ -240,7 +240,7 @@ def test_plans_cut_a_rows_copies_where_a_shard_is_full(rows, write_pool, tmp_pat
     pool = write_pool(tmp_path / "pool", rows, row_group_size=100)
     pieces, choice = plan(RECIPE, pool, tmp_path / "run")
     choose_in_a_loop(RECIPE, pieces, choice)
-    _, samples, _ = manifest.count_rows(pieces, [step.name for step in RECIPE.steps], choice.folder)
+    _, samples, *_ = manifest.count_rows(pieces, [step.name for step in RECIPE.steps], choice.folder)
     for piece in pieces:
         planning.plan_piece(piece, choice.folder, ("uid", "url", "text"))
     select.write_subset(choice, sum(samples))

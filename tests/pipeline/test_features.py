@@ -184,6 +184,43 @@ def test_columns_of_lists_that_do_not_fit(tmp_path):
     assert "a.parquet: column 'l14_img' has in row 1 a value that is no fixed_size_list<" in refused(file, ["l14_img"])
 
 
+def test_the_features_of_a_models_own_are_of_one_length(tmp_path):
+    """In columns, in an npz, and in the one and the other."""
+    table = {"uid": [f"{i:032x}" for i in range(3)]}
+    own = np.eye(3, 64, dtype=np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(own.reshape(-1)), 64)
+    for number in range(3):
+        pq.write_table(pa.table(table | {"emb": column}), tmp_path / f"{number}.parquet")
+    assert values(read(tmp_path, ["dfn_img"], dfn_img="emb"), "dfn_img").tobytes() == own.tobytes() * 3
+    narrow = pa.FixedSizeListArray.from_arrays(column.values, 32)[:3]
+    pq.write_table(pa.table(table | {"emb": narrow}), tmp_path / "2.parquet")
+    told = (f"has 32 dimensions, but that of {tmp_path}/0.parquet has 64, and a pool's are of one model. Score its "
+            f"files with the same one.")  # fmt: skip
+    assert refused(tmp_path, ["dfn_img"], dfn_img="emb") == f"{tmp_path}/2.parquet: column 'emb' {told}"
+    pq.write_table(pa.table(table), tmp_path / "2.parquet")
+    np.savez(tmp_path / "2.npz", emb=own[:, :32])
+    assert refused(tmp_path, ["dfn_img"], dfn_img="emb") == f"{tmp_path}/2.npz: array 'emb' {told}"
+
+
+@pytest.mark.parametrize("lists", [pa.list_(pa.float64()), pa.large_list(pa.float16()), pa.null()], ids=str)
+def test_a_column_of_a_models_own_says_its_dimensions(tmp_path, lists):
+    rows = [[0.6, 0.8], [1.0, 0.0]] if lists != pa.null() else [None, None]
+    pq.write_table(pa.table({"uid": ["0", "1"], "dfn_img": pa.array(rows, lists)}), tmp_path / "a.parquet")
+    assert refused(tmp_path, ["dfn_img"]) == (
+        f"{tmp_path}/a.parquet: column 'dfn_img' is of type {pq.read_schema(tmp_path / 'a.parquet').field(1).type}, "
+        f"but features are lists of one length, which the type says. Write it as pyarrow.list_(pyarrow.float16(), "
+        f"dims); or --columns dfn_img=NAME reads it under another name."
+    )
+
+
+def test_a_null_among_lists_of_one_length(tmp_path):
+    column = pa.array([[0.5] * 768, None], pa.list_(pa.float16(), 768))
+    pq.write_table(pa.table({"uid": ["0", "1"], "l14_img": column}), tmp_path / "a.parquet")
+    message = refused(tmp_path, ["l14_img"])
+    assert message.startswith(f"{tmp_path}/a.parquet: column 'l14_img' can't be read (Expected all lists to be of size")
+    assert message.endswith("Write a list of NaN where there is a null, or a list of another length.")
+
+
 def test_an_array_of_another_name(pool):
     for number in range(2):
         np.savez(pool / f"{number}.npz", image_embeddings=arrays_of(ROWS, number)["l14_img"])

@@ -13,9 +13,12 @@ from choosing import choose_in_a_loop, choose_on_beam, files, plan
 
 from filters.captions import CaptionLength
 from filters.clip_score import ClipScoreFraction
+from filters.evaluation_sets import OutsideEvaluationSets
 from filters.image_based import ImageBased
+from filters.negcliploss import NegClipLossFraction
 from filters.normsim import NormSim, NormSimFraction
 from filters.recipes import RECIPES, Recipe
+from filters.semantic_distinct import SemanticDistinct
 from filters.sizes import ImageSize
 from metadata import uids
 from metadata.errors import CurateError
@@ -159,7 +162,7 @@ def test_dropped_uids_name_the_step(toy_pool, tmp_path, toy_rows):
         == len(toy_rows)
         == len({d["uid"] for d in dropped} | expected_two(toy_rows))
     )
-    counts, _, _ = manifest.count_rows(pieces, [s.name for s in SIZES_THEN_SCORE.steps], str(tmp_path))
+    counts, *_ = manifest.count_rows(pieces, [s.name for s in SIZES_THEN_SCORE.steps], str(tmp_path))
     assert [d["dropped"] for d in counts["dropped"]][1] == sum(d["step"] == "caption_length" for d in dropped)
     assert counts["in"] == counts["kept"] + sum(d["dropped"] for d in counts["dropped"])
 
@@ -233,6 +236,29 @@ def test_a_filter_that_answers_for_other_rows_is_a_defect(toy_pool, tmp_path):
         select.select_piece(pieces[0], [HalfBroken()], choice)
 
 
+def test_features_that_are_not_of_unit_length_name_their_file(toy_rows, write_pool, tmp_path):
+    pool = write_pool(tmp_path / "pool", toy_rows)
+    *good, bad = sorted(pool.iterdir())
+    for file in (*good, bad):
+        values = np.eye(pq.read_metadata(file).num_rows, 768, dtype=np.float16) * np.float16(2 if file == bad else 1)
+        np.savez(file.with_suffix(".npz"), l14_img=values, l14_txt=values)
+    path = str(tmp_path / "vectors.npy")
+    np.save(path, np.eye(5, 768, dtype=np.float16))
+    told = f"{bad}: {{}} features that are not of unit length (2 to 2), but their inner products are"
+    for step, where in (
+        (ImageBased(path, path), "l14_img:"),
+        (OutsideEvaluationSets(path, 0.5, "l14_img"), "l14_img:"),
+        (SemanticDistinct(path, 0.1), "l14_img:"),
+        (NormSim(path, 0.0), "l14_img:"),
+        (NormSimFraction(path, 0.5), "l14_img:"),
+        (NegClipLossFraction(0.5), "image features:"),
+    ):
+        recipe = Recipe("one", (step,))
+        with pytest.raises(CurateError) as error:
+            choose_in_a_loop(recipe, *plan(recipe, pool, tmp_path / where / type(step).__name__))
+        assert str(error.value).startswith(told.format(where))
+
+
 def test_scores_of_nan_are_dropped_and_counted(toy_pool, tmp_path, toy_rows):
     recipe = RECIPES["clip_score_b32_30_percent"]
     pieces, choice = plan(recipe, toy_pool, tmp_path)
@@ -244,5 +270,5 @@ def test_scores_of_nan_are_dropped_and_counted(toy_pool, tmp_path, toy_rows):
     ]
     assert scores
     assert not any(s is None or math.isnan(s) for s in scores)
-    counts, _, _ = manifest.count_rows(pieces, ["clip_score"], str(tmp_path))
+    counts, *_ = manifest.count_rows(pieces, ["clip_score"], str(tmp_path))
     assert counts["dropped"][0]["dropped"] == len(toy_rows) - len(scores)
