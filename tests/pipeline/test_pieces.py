@@ -170,6 +170,13 @@ def test_a_link_to_nothing_is_named_and_not_left_out(tmp_path, toy_pool):
     assert "pool/gone.parquet can't be read (No such file or directory). Check the address" in refused(toy_pool)
 
 
+def test_a_pipe_is_told_and_not_waited_for(toy_pool):
+    os.mkfifo(toy_pool / "pipe.parquet")
+    why = f"{toy_pool}/pipe.parquet: a pipe, a socket or a device, but a pool's files are regular ones. Take it out of"
+    for address in "", "/*.parquet", "/pipe.parquet":
+        assert refused(f"{toy_pool}{address}").startswith(why)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_named(toy_pool):
     file = min(toy_pool.iterdir())
