@@ -171,7 +171,7 @@ def test_files_without_any_of_the_columns(tmp_path: pathlib.Path) -> None:
         ({"a": [1.0, None], "b": [None, 2.0]}, "none of the 2 rows that reach it has all the scores"),
         ({"a": [2.0, 2.0, None]}, "a is 2 in every row, but what is scaled must differ"),
         ({"a": ["x"]}, "column 'a' is string, but a score is a number"),
-        ({"a": pa.array([], pa.float32())}, "none of the 0 rows"),
+        ({"a": pa.array([], pa.float32())}, "no row reaches it, but it needs some. The steps before"),
     ],
 )
 @pytest.mark.parametrize("scale", ["standardise", "min_max"])
