@@ -284,7 +284,9 @@ class Parser(argparse.ArgumentParser):
         """Ends with exit code 2 where anything is left over."""
         for word in rest:
             known = [*(o for action in self._actions for o in action.option_strings), *also_known]
-            near = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("-") else []
+            typed = word.split("=")[0]
+            longer = [option for option in known if len(typed) > 2 and option.startswith(typed)]
+            near = longer or difflib.get_close_matches(typed, known, n=1) if word.startswith("-") else []
             hint = f" Did you mean {near[0]}?" if near else ""
             self.error(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}.{hint}")
 

@@ -124,6 +124,8 @@ def test_slashes_at_a_folders_end(given, meant):
     ("args", "code", "words"),
     [
         (["--poool", "demo"], 2, "Did you mean --pool?"),
+        (["--pool", "demo", "--sel"], 2, "unknown option '--sel'. Did you mean --select-only?"),
+        (["--pool", "demo", "--q"], 2, "unknown option '--q'.\n"),
         (["--pool", "demoo"], 1, "unknown pool 'demoo'. Did you mean 'demo'?"),
         (["--pool", "demo:few"], 1, "the number of pairs is 'few'"),
         (["--pool", "commoncrawl"], 1, "needs one of small, medium, large, xlarge"),
