@@ -63,6 +63,7 @@ def test_keeps_rows_for_which_it_is_true(sql: str, kept: list[int], columns: tup
         ("", "is empty, but an SQL expression is needed"),
         ("text = = 1", "is not SQL"),
         ("text; select 1", "is not SQL"),
+        ("len(text) > 2) or (1=1", "is not SQL"),
         ("text) from x union select (text", "is more than one expression"),
         ("text), (text", "is more than one expression"),
         ("text); select (text", "is more than one expression"),
