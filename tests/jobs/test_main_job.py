@@ -169,6 +169,27 @@ def test_mistakes_are_told_in_a_sentence(told, toy_pool, args, code, words):
     assert words in errors
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["recipes"], ["recipes", "--help"], ["--version"]], ids=" ".join)
+def test_what_is_printed_onto_a_full_disk_is_told(args, unbuffered):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "jobs.cli", *args], stdout=full, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("curate: No space left on device.")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_seen_enough_is_no_error(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", "recipes"], stdout=writer, stderr=subprocess.PIPE,
+                          env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 @pytest.mark.parametrize(
     ("where", "more", "words"),
     [
