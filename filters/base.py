@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from metadata.errors import CurateError
 from metadata.keys import KEY_DTYPE
 
 
@@ -200,6 +201,11 @@ class Fit(Step):
     @abc.abstractmethod
     def finish(self, state: Any) -> "Filter | Fit":
         """The filter with its numbers filled in, or the Fit of the next pass."""
+
+    def unreached(self) -> CurateError:
+        """The error of one that can't finish without a row, where none has reached it."""
+        return CurateError(f"{self.name}: no row reaches it, but it needs some. The steps before it keep none: check "
+                           f"their parameters against the pool's values.")
 
     #: Whether what it finishes as has a tally, and `tell` makes something of that.
     tells: ClassVar[bool] = False

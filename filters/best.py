@@ -101,6 +101,8 @@ class Best(Fit):
         counts, without_score = state[:-2], int(state[-2])
         scored = int(counts.sum())
         rows = scored + without_score + (int(state[-1]) if self.of == "pool" else 0)
+        if not scored and not without_score:
+            raise self.unreached()
         if not scored:
             which = "of the pool" if self.of == "pool" else "that reached it"
             raise CurateError(f"{self.name}: none of the {rows} rows {which} has a {self.columns[0]}, but a fraction "

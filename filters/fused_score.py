@@ -137,7 +137,9 @@ class Fused(Fit):
         return self.then(FusedScore(self, offsets, divisors, -math.inf, counted))
 
     def _check_join(self, rows: int, whole: int, lacking: dict[str, int]) -> None:
-        """Raises CurateError where most rows lack a score: then it is of another pool."""
+        """Raises CurateError where most rows lack a score: then it is of another pool; or where there is no row."""
+        if not rows:
+            raise self.unreached()
         name, most = max(lacking.items(), key=lambda item: item[1])
         if 2 * most > rows:
             given = f"{most:,} of the {rows:,} rows that reach it ({most / rows:.1%}) have no {printable(name)}"

@@ -140,11 +140,20 @@ def _columns(sql: str) -> tuple[str, ...]:
 
 def _parse(sql: str) -> dict[str, Any]:
     """DuckDB's syntax tree of the expression."""
-    import duckdb
-
     if not sql.strip():
         raise _error(sql, "is empty", "an SQL expression", "Write for example: original_width >= 512")
-    query = f"SELECT ({sql}\n) FROM {_TABLE}"
+    nodes = _statements(sql, f"({sql}\n)")
+    if len(nodes) != 1 or len(nodes[0].get("select_list", ())) != 1:
+        raise _error(sql, "is more than one expression", "exactly one", "Join them with `and`, or make steps of them.")
+    _statements(sql, sql)  # which `a) or (b` is not
+    return nodes[0]["select_list"][0]
+
+
+def _statements(sql: str, selected: str) -> list[dict[str, Any]]:
+    """DuckDB's syntax trees of what selects that from the table."""
+    import duckdb
+
+    query = f"SELECT {selected}\n FROM {_TABLE}"
     with _connection().cursor() as cursor:
         try:
             tree = json.loads(cursor.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()[0])
@@ -152,10 +161,7 @@ def _parse(sql: str) -> dict[str, Any]:
             raise _error(sql, f"is not SQL ({reason(error)})", "one expression", "Mend it.") from error
     if tree["error"]:
         raise _error(sql, f"is not SQL ({printable(tree['error_message'], 300)})", "one expression", "Mend it.")
-    nodes = [statement["node"] for statement in tree["statements"]]
-    if len(nodes) != 1 or len(nodes[0].get("select_list", ())) != 1:
-        raise _error(sql, "is more than one expression", "exactly one", "Join them with `and`, or make steps of them.")
-    return nodes[0]["select_list"][0]
+    return [statement["node"] for statement in tree["statements"]]
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from importlib.util import LazyLoader
 from typing import cast
@@ -43,22 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     And 143 where it was asked to end (SIGTERM).
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if argv and argv[0] in COMMANDS:
-            return _subcommand(argv[0], argv[1:])
-        if argv and not argv[0].startswith("-"):
-            near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            print(
-                f"curate: unknown command {argv[0]!r}.{hint} Known: {', '.join(COMMANDS)}; without one the main job "
-                f"runs (curate --pool …).",
-                file=sys.stderr,
-            )
-            return 2
-        from jobs import main as job
-
-        return job.run(argv)
+        with _written():
+            return _command(list(sys.argv[1:] if argv is None else argv))
     except CurateError as error:
         return _refused(str(error))
     except KeyboardInterrupt as stop:
@@ -69,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of what is printed in the end, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a full disk, a store that is gone
         from pipeline.failures import os_sentence
@@ -79,6 +65,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline.failures import out_of_memory
 
         return _refused(out_of_memory("this process"))
+
+
+def _command(argv: list[str]) -> int:
+    if argv and argv[0] in COMMANDS:
+        return _subcommand(argv[0], argv[1:])
+    if argv and not argv[0].startswith("-"):
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        print(
+            f"curate: unknown command {argv[0]!r}.{hint} Known: {', '.join(COMMANDS)}; without one the main job "
+            f"runs (curate --pool …).",
+            file=sys.stderr,
+        )
+        return 2
+    from jobs import main as job
+
+    return job.run(argv)
+
+
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    """Writes all that the block has printed before it ends: at Python's exit nobody can handle a full disk any more.
+
+    What can't be written is dropped, or it would be tried again there.
+    """
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def _refused(sentence: str) -> int:
@@ -275,6 +294,10 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options) -> None:
         super().__init__(allow_abbrev=False, **options)
 
+    def _print_message(self, message, file=None):
+        """As argparse's, which passes over a full disk."""
+        (file or sys.stderr).write(message)
+
     def parse_args(self, args=None, namespace=None):
         found, rest = self.parse_known_args(args, namespace)
         self.refuse(rest)
@@ -284,7 +307,9 @@ class Parser(argparse.ArgumentParser):
         """Ends with exit code 2 where anything is left over."""
         for word in rest:
             known = [*(o for action in self._actions for o in action.option_strings), *also_known]
-            near = difflib.get_close_matches(word.split("=")[0], known, n=1) if word.startswith("-") else []
+            typed = word.split("=")[0]
+            longer = [option for option in known if len(typed) > 2 and option.startswith(typed)]
+            near = longer or difflib.get_close_matches(typed, known, n=1) if word.startswith("-") else []
             hint = f" Did you mean {near[0]}?" if near else ""
             self.error(f"unknown {'option' if word.startswith('-') else 'argument'} {word!r}.{hint}")
 

@@ -30,6 +30,10 @@ def opened(path: str, needed: str) -> Iterator[Any]:
 def _open(path: str) -> Any:
     if "://" not in path:
         return open(path, "rb")
+    if path.startswith(("http://", "https://")):
+        from metadata.web import Web
+
+        return Web().open(path, "rb")
     import fsspec
 
     return fsspec.open(path, "rb").open()

@@ -42,10 +42,11 @@ class Refused(Exception):
 
 
 def parse_url(text: str | None, base: yarl.URL | None = None) -> yarl.URL:
-    """`text` as a browser would send it: trimmed, the host in ASCII, everything else percent-encoded where it must be.
+    """`text` as it is sent: trimmed, the host in ASCII, everything else percent-encoded where a browser would do so.
 
     Internationalised hosts become punycode and numeric hosts (2130706433, 0x7f.1, 127.1) the address they stand for.
-    Existing escapes are not touched, signed URLs depend on them. The fragment goes.
+    Existing escapes are not touched, signed URLs depend on them. The fragment goes. Unlike in a browser, `/./` and
+    `/../` stay in the path of an absolute URL, as img2dataset sends them.
 
     Args:
         text: A URL, or what a Location header holds.

@@ -8,7 +8,7 @@ STATUSES = {
     "bad_url": "null, not http or https, or not a URL",
     "forbidden_address": "the host, or one a redirect led to, is private, loopback, link-local or reserved",
     "unknown_host": "the name does not resolve",
-    "connection_failed": "refused, reset, closed early, or not HTTP",
+    "connection_failed": "refused, reset, closed early, not HTTP, or a status beside 2xx, 4xx, 5xx and redirects",
     "tls_failed": "the certificate or the handshake was refused",
     "timeout": "not finished within the deadline for one URL",
     "http_4xx": "the server answered with a 4xx status",

@@ -55,6 +55,10 @@ def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
     if is_local(path):  # in which fsspec would read `::` as a chain of file systems
         fs = fsspec.filesystem("file")
         return fs, fs._strip_protocol(path)
+    if path.startswith(("http://", "https://")):
+        from metadata.web import Web
+
+        return Web(), path
     return fsspec.core.url_to_fs(path)
 
 
@@ -93,9 +97,9 @@ def reaching(path: str) -> Iterator[None]:
 
 
 def what_happened(error: Exception) -> Exception:
-    """The error itself, but for fsspec's http, which calls every failure a FileNotFoundError and keeps the true one."""
+    """The error itself, but for fsspec's http: failures to it are a FileNotFoundError or say nothing, and keep it."""
     cause = error.__cause__
-    if not isinstance(error, FileNotFoundError) or cause is None:
+    if not isinstance(error, (FileNotFoundError, TimeoutError)) or cause is None:
         return error
     import aiohttp
 

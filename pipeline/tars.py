@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -115,13 +116,24 @@ class Source:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Source]:
-    """The file as a Source, while the block lasts. `path` is a local path or an address that fsspec knows."""
+    """The file as a Source, while the block lasts.
+
+    Args:
+        path: a local one, or an address that fsspec knows.
+
+    Raises:
+        CurateError: a local one is no regular file.
+    """
     if "://" not in path:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=_at_once) as file:
             handle = file.fileno()
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise CurateError(f"{path}: a pipe, a socket or a device, but tars are regular files. Take it out "
+                                  f"of the folder.")  # fmt: skip
             yield Source(
                 name=path,
-                size=os.fstat(handle).st_size,
+                size=found.st_size,
                 read=lambda at, length: os.pread(handle, length, at),
                 read_into=lambda at, buffer: os.preadv(handle, [buffer], at),
                 window=8 << 10,
@@ -142,6 +154,11 @@ def opened(path: str) -> Iterator[Source]:
             return len(body)
 
         yield Source(path, storage.size(path), read, read_into, window=1 << 20)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens as open() does, but of a pipe does not wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def samples(tar: Source) -> Iterator[Sample]:

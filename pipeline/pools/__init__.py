@@ -61,18 +61,18 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
         if scale not in SCALES:
             raise unknown("scale", scale, SCALES, "--scale")
         return Pool(name, commonpool.address(f"datacomp_{scale}"), columns)
+    if name != "datacomp_1b" and not _is_demo(name) and not _is_address(name):
+        error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
+        raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
     if scale is not None:
         raise CurateError(f"--scale {scale}: given with --pool {name}, but only commoncrawl has scales. Leave it out.")
     if name == "datacomp_1b":
         return Pool(name, commonpool.address(name), columns)
     if _is_demo(name):
         return _open_demo(name, columns)
-    if _is_address(name):
-        pool = Pool(name, name, columns)
-        images = _images_of(name)
-        return dataclasses.replace(pool, serve=_open_demo(images, {}).serve) if _is_demo(images) else pool
-    error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
-    raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
+    pool = Pool(name, name, columns)
+    images = _images_of(name)
+    return dataclasses.replace(pool, serve=_open_demo(images, {}).serve) if _is_demo(images) else pool
 
 
 def entry_lists(name: str) -> Mapping[str, str]:

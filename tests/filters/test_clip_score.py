@@ -77,10 +77,14 @@ def test_a_single_row_and_zeros_of_both_signs() -> None:
     assert fitted(ClipScoreFraction("l14", 0.1), zeros).keep(zeros).to_pylist() == [True, True, False]
 
 
-@pytest.mark.parametrize("scores", [[], [None, NAN]])
-def test_no_scores_at_all(scores: list) -> None:
-    with pytest.raises(CurateError, match=f"clip_score: none of the {len(scores)} rows that reached it has a clip_l14"):
-        fitted(ClipScoreFraction("l14", 0.3), batch_of(scores))
+def test_no_scores_at_all() -> None:
+    with pytest.raises(CurateError, match="clip_score: none of the 2 rows that reached it has a clip_l14"):
+        fitted(ClipScoreFraction("l14", 0.3), batch_of([None, NAN]))
+
+
+def test_no_rows_are_the_fault_of_the_steps_before() -> None:
+    with pytest.raises(CurateError, match=r"clip_score: no row reaches it, but it needs some\. The steps before"):
+        fitted(ClipScoreFraction("l14", 0.3), batch_of([]))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 30.0, NAN])

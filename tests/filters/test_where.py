@@ -76,6 +76,7 @@ def test_nan_is_no_score(score: pa.Array) -> None:
         ("", "is empty, but an SQL expression is needed"),
         ("text = = 1", "is not SQL"),
         ("text; select 1", "is not SQL"),
+        ("len(text) > 2) or (1=1", "is not SQL"),
         ("text) from x union select (text", "is more than one expression"),
         ("text), (text", "is more than one expression"),
         ("text); select (text", "is more than one expression"),

@@ -124,6 +124,8 @@ def test_slashes_at_a_folders_end(given, meant):
     ("args", "code", "words"),
     [
         (["--poool", "demo"], 2, "Did you mean --pool?"),
+        (["--pool", "demo", "--sel"], 2, "unknown option '--sel'. Did you mean --select-only?"),
+        (["--pool", "demo", "--q"], 2, "unknown option '--q'.\n"),
         (["--pool", "demoo"], 1, "unknown pool 'demoo'. Did you mean 'demo'?"),
         (["--pool", "demo:few"], 1, "the number of pairs is 'few'"),
         (["--pool", "commoncrawl"], 1, "needs one of small, medium, large, xlarge"),
@@ -165,6 +167,27 @@ def test_mistakes_are_told_in_a_sentence(told, toy_pool, args, code, words):
     given, _, errors = told(*(a.format(pool=toy_pool) for a in args))
     assert given == code, errors
     assert words in errors
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["recipes"], ["recipes", "--help"], ["--version"]], ids=" ".join)
+def test_what_is_printed_onto_a_full_disk_is_told(args, unbuffered):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([sys.executable, "-m", "jobs.cli", *args], stdout=full, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("curate: No space left on device.")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_who_has_seen_enough_is_no_error(unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "jobs.cli", "recipes"], stdout=writer, stderr=subprocess.PIPE,
+                          env=os.environ | {"PYTHONUNBUFFERED": unbuffered})  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(

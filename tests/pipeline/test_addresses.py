@@ -23,6 +23,7 @@ from pipeline.addresses import MAX_URL_CHARS, Refused, is_public, parse_url
         ("http://example.com\\a\\b.jpg?c\\d", "http://example.com/a/b.jpg?c\\d"),
         ("http://example.com\\@127.0.0.1/", "http://example.com/@127.0.0.1/"),
         ("http://example.com?a", "http://example.com/?a"),
+        ("http://example.com/../a/./b", "http://example.com/../a/./b"),  # which a browser resolves
         ("http://bücher.example/a.jpg", "http://xn--bcher-kva.example/a.jpg"),
         ("http://例え.テスト/", "http://xn--r8jz45g.xn--zckzah/"),
         ("http://my_bucket.s3.example.com/a", "http://my_bucket.s3.example.com/a"),

@@ -1,9 +1,14 @@
 """Pool files found wherever they are, read exactly, and refused in a clear sentence where something is wrong."""
 
+import contextlib
 import os
 import pathlib
 import random
+import socket
+import threading
+import time
 import types
+from collections.abc import Iterator
 
 import fsspec
 import numpy as np
@@ -14,7 +19,9 @@ from fake_hub import FakeHub, serving
 
 from metadata import uids
 from metadata.errors import CurateError
+from metadata.files import opened
 from metadata.schema import COLUMNS
+from metadata.web import Web
 from pipeline import parquet_file, pieces, remote, storage
 from pipeline.parquet_file import cut
 from pipeline.pieces import Piece, batches, inspect
@@ -163,6 +170,13 @@ def test_a_link_to_nothing_is_named_and_not_left_out(tmp_path, toy_pool):
     assert "pool/gone.parquet can't be read (No such file or directory). Check the address" in refused(toy_pool)
 
 
+def test_a_pipe_is_told_and_not_waited_for(toy_pool):
+    os.mkfifo(toy_pool / "pipe.parquet")
+    why = f"{toy_pool}/pipe.parquet: a pipe, a socket or a device, but a pool's files are regular ones. Take it out of"
+    for address in "", "/*.parquet", "/pipe.parquet":
+        assert refused(f"{toy_pool}{address}").startswith(why)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read_is_named(toy_pool):
     file = min(toy_pool.iterdir())
@@ -259,6 +273,66 @@ def test_nothing_on_the_web(web):
     web.misbehave = lambda kind, number: 503
     assert "can't be read (503, message=" in refused(f"{web.address}some.parquet")
     assert "can't be read (Cannot connect to host 127.0.0.1:9" in refused("http://127.0.0.1:9/x.parquet")
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Nobody waits long for a silent server; no file system that does is left to other tests."""
+    monkeypatch.setattr("metadata.web.SILENCE_S", 0.2)
+
+    def forget() -> None:
+        remote._filesystem.cache_clear()
+        Web.clear_instance_cache()
+
+    forget()
+    yield
+    forget()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[str]:
+    """The address of a server that accepts and then says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_web_server_that_says_nothing(hasty, web):
+    began = time.monotonic()
+    with silent() as address:
+        for name in "x.parquet", "pool/*.parquet":
+            why = "can't be read (Timeout on reading data from socket). Check the address, the network"
+            assert f"--pool {address}/{name}: {why}" in refused(f"{address}/{name}")
+        with pytest.raises(OSError, match="Timeout on reading data from socket"):
+            storage.read(f"{address}/x")
+        with pytest.raises(CurateError, match="can't be read"), opened(f"{address}/x.json", "it is needed"):
+            pass
+    assert time.monotonic() - began < 20
+
+
+@contextlib.contextmanager
+def falling_silent(hub: FakeHub, end: str) -> Iterator[None]:
+    """The hub says nothing more once it was asked for what ends so."""
+    over = threading.Event()
+    hub.misbehave = lambda kind, number: over.wait() and None if hub.requests[-1][2].endswith(end) else None
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def test_a_web_server_that_falls_silent(hasty, web):
+    first = min(web.repos["files/on-the-web"])
+    with falling_silent(web, first):
+        message = refused(f"{web.address}*.parquet")
+    assert f"{first}: can't be read (Timeout on reading data from socket)" in message
+
+
+@pytest.mark.parametrize("place", ["", "*/*.parquet"])
+def test_a_folder_on_the_web_that_can_not_be_listed_is_told_though_others_can(hasty, web, place):
+    web.repos["files/on-the-web"]["pool/sub/"] = b""
+    with falling_silent(web, "/sub"):
+        message = refused(f"{web.address}{place}")
+    assert f"--pool {web.address}{place}: can't be read (Timeout on reading data from socket)" in message
 
 
 def test_only_the_columns_asked_for_are_fetched(tmp_path, web):

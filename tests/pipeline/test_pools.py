@@ -47,9 +47,9 @@ def test_the_pools_on_the_hub(monkeypatch, name, scale, repo):
      "--scale small: given with --pool datacomp_1b, but only commoncrawl has scales. Leave it out."),
     ("./pool", "small", "--scale small: given with --pool ./pool, but only commoncrawl has scales. Leave it out."),
     ("demo", "small", "--scale small: given with --pool demo, but only commoncrawl has scales. Leave it out."),
-    ("comoncrawl", None,
-     "--pool: unknown pool 'comoncrawl'. Did you mean 'commoncrawl'? Known: commoncrawl, datacomp_1b, demo. "
-     "A path has a slash in it, as in ./comoncrawl."),
+    *(("comoncrawl", scale,
+       "--pool: unknown pool 'comoncrawl'. Did you mean 'commoncrawl'? Known: commoncrawl, datacomp_1b, demo. "
+       "A path has a slash in it, as in ./comoncrawl.") for scale in (None, "small")),
     ("commoncrawl:5", None,
      "--pool: unknown pool 'commoncrawl:5'. Did you mean 'commoncrawl'? Known: commoncrawl, datacomp_1b, demo. "
      "A path has a slash in it, as in ./commoncrawl:5."),

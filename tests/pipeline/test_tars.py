@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import random
 import tarfile
 
@@ -379,3 +380,9 @@ class TestBrokenTars:
         with pytest.raises(CurateError) as error:
             contents(plain([("\x1b[2Ja.jpg", b""), ("\x1b[2Ja.jpg", b"")]))
         assert str(error.value).isprintable()
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "0.tar")
+        why = "^.*/0.tar: a pipe, a socket or a device, but tars are regular files. Take it out of the folder.$"
+        with pytest.raises(CurateError, match=why), tars.opened(f"{tmp_path}/0.tar"):
+            pass
