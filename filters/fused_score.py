@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -76,9 +76,9 @@ class Fused(Fit):
         object.__setattr__(made, "_hashes", {name: joined.sha256(paths) for name, paths in sources.items()})
         return made
 
-    def check_columns(self, pool: Container[str]) -> None:
+    def check_columns(self, schema: pa.Schema) -> None:
         """Raises CurateError where neither its files nor the pool, whose columns these are, has one of its columns."""
-        lacking = [name for name in self.weights if name not in self._hashes and name not in pool]
+        lacking = [name for name in self.weights if name not in self._hashes and name not in schema.names]
         if self.files is not None and lacking:
             raise CurateError(f"{self.name}: {self.files} has no column {printable(', '.join(lacking))}, and neither "
                               f"has the pool, but every score with a weight is needed. Add it to the files of scores, "

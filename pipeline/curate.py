@@ -103,7 +103,7 @@ def check_scores(recipe: recipes.Recipe, pool: Pool, files: Sequence[tuple[str, 
     """Raises CurateError where a column that the pool's first file lacks is one that files of scores should have."""
     for step in recipe.steps:
         if isinstance(step, Fused) and step.files is not None:
-            step.check_columns(pieces.inspect_files(files[:1], pool, ("uid",)).schema.names)
+            step.check_columns(pieces.inspect_files(files[:1], pool, ("uid",)).schema)
 
 
 def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = False) -> select.Choice:
