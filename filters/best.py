@@ -44,6 +44,7 @@ class AtLeast(Filter):
         """Itself, knowing how many of the rows that reached it have no score."""
         made = copy.copy(self)
         object.__setattr__(made, "without_score", without_score)
+        object.__setattr__(made, "by_score", False)  # they need not be counted again
         return made
 
 

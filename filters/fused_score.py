@@ -200,6 +200,7 @@ class FusedScore(AtLeast):
     divisors: dict[str, float]
     threshold: float
     counted: dict[str, Any]
+    by_score: ClassVar[bool] = False  # the fit has counted what lacks one
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", self.fit.columns)
