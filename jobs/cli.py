@@ -88,16 +88,22 @@ def _command(argv: list[str]) -> int:
 def _written() -> Iterator[None]:
     """Writes all that the block has printed before it ends: at Python's exit nobody can handle a full disk any more.
 
-    What can't be written is dropped, or it would be tried again there.
+    What can't be written is dropped, or it would be tried again there. How the block itself has failed is told first.
     """
+    failed = True
     try:
         yield
+        failed = False
+    except SystemExit as ended:  # of a parser, which has printed help or an error
+        failed = bool(ended.code)
+        raise
     finally:
         try:
             sys.stdout.flush()
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+            if not failed:
+                raise
 
 
 def _refused(sentence: str) -> int:
@@ -295,8 +301,11 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def _print_message(self, message, file=None):
-        """As argparse's, which passes over a full disk."""
-        (file or sys.stderr).write(message)
+        """As argparse's, which passes over a full disk, also where that is asked for."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
     def parse_args(self, args=None, namespace=None):
         found, rest = self.parse_known_args(args, namespace)

@@ -176,6 +176,7 @@ def _place(path: str, number: int) -> str:
 def _csv_line(path: str, number: int) -> int:
     """The line on which that row of a CSV file ends. pyarrow counts neither empty lines nor those within quotes."""
     with _unpacked(path) as file:
+        csv.field_size_limit(1 << 30)  # pyarrow reads longer ones than Python's 128 KiB
         reader = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""))
         ends = (reader.line_num for row in reader if row)
         return next(itertools.islice(ends, number + 1, None))

@@ -16,13 +16,13 @@ UID_DTYPE = np.dtype([("f0", "<u8"), ("f1", "<u8")])
 _DERIVE = "read the pool with --columns uid= so that uids are made from url and text"
 
 
-def parse(uids: pa.Array, where: str = "uid", first_row: int = 0, instead: str = _DERIVE) -> np.ndarray:
+def parse(uids: pa.Array, where: str = "uid", first_row: int | None = None, instead: str = _DERIVE) -> np.ndarray:
     """The uids as numbers.
 
     Args:
         uids: strings, or their bytes, of exactly 32 hexadecimal digits, in either case.
         where: named in the error: the file the uids are from.
-        first_row: row of the file that the array begins with, for the error.
+        first_row: row of the file that the array begins with, for the error; None where they are not all of its rows.
         instead: what the error advises where the file isn't to be mended.
 
     Returns:
@@ -32,9 +32,8 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0, instead: str =
         CurateError: a uid is null or is not 32 hexadecimal digits.
     """
     if uids.null_count:
-        row = first_row + pc.index(pc.is_null(uids), True).as_py()
-        raise CurateError(f"{where}: the uid of row {row} is null, but every row needs one. Remove such rows, or "
-                          f"{instead}.")
+        which = _which(pc.index(pc.is_null(uids), True).as_py(), first_row)
+        raise CurateError(f"{where}: {which} is null, but every row needs one. Remove such rows, or {instead}.")
     if not len(uids):
         return np.empty(0, UID_DTYPE)
     data = uids.cast(pa.binary())  # it may not even be UTF-8
@@ -49,11 +48,15 @@ def parse(uids: pa.Array, where: str = "uid", first_row: int = 0, instead: str =
     return np.frombuffer(raw, ">u8").astype("<u8").view(UID_DTYPE)
 
 
-def _malformed(data: pa.BinaryArray, where: str, first_row: int, instead: str) -> CurateError:
+def _which(number: int, first_row: int | None) -> str:
+    return "a uid" if first_row is None else f"the uid of row {first_row + number}"
+
+
+def _malformed(data: pa.BinaryArray, where: str, first_row: int | None, instead: str) -> CurateError:
     row = pc.index(pc.match_substring_regex(data, r"^[0-9a-fA-F]{32}$"), False).as_py()
     shown = printable(data[row].as_py().decode(errors="backslashreplace"))
-    return CurateError(f"{where}: the uid of row {first_row + row} is {shown!r}, but a uid is 32 hexadecimal digits. "
-                       f"Mend the file, or {instead}.")
+    return CurateError(f"{where}: {_which(row, first_row)} is {shown!r}, but a uid is 32 hexadecimal digits. Mend the "
+                       f"file, or {instead}.")
 
 
 def text_of(uids: np.ndarray) -> list[str]:

@@ -1,5 +1,6 @@
 """The main job on one screen: from a pool to a subset and shards."""
 
+import collections
 import dataclasses
 import hashlib
 import io
@@ -82,14 +83,22 @@ def curate(request: Request) -> dict[str, Any]:
     if not request.select_only:
         identity["images"] = dataclasses.asdict(request.images)
     with folder.claim(request.out, identity, request.overwrite):
-        if (done := _finished(request)) is not None:
-            return done
+        path = storage.join(request.out, "manifest.json")
+        before = finished.read_manifest(path) if storage.exists(path) else None
+        if before and _is_whole(before, request):
+            return before | {"nothing_to_do": True}
+        if before and before["finished"] != "shards":
+            before = None
         record, samples = _choose_rows(request, found)
         record = identity | record
         if not request.select_only:
+            if before:
+                manifest.unfinish(request.out)
             _make_shards(request, pool, found, samples, record)
+        elif before and before["sha256"] | record["sha256"] == before["sha256"]:
+            record = before  # the choice is what it was, and so are the shards
         record["times"] = {"started": started, "seconds": time.time() - started}
-        storage.write_json(storage.join(request.out, "manifest.json"), record)
+        storage.write_json(path, record)
     return record
 
 
@@ -119,19 +128,19 @@ def choice_of(recipe: recipes.Recipe, rows: int, out: str, keep_dropped: bool = 
     )
 
 
-def _finished(request: Request) -> dict[str, Any] | None:
-    """The manifest, if all that the request asks for is there by its name."""
-    path = storage.join(request.out, "manifest.json")
-    if not storage.exists(path):
-        return None
-    record = finished.read_manifest(path)
+def _is_whole(record: dict[str, Any], request: Request) -> bool:
+    """Whether all that the request asks for is there, by its name."""
     if record["finished"] != "shards" and not request.select_only:
-        return None
-    places = [name.rpartition("/") for name in record["sha256"]]
-    there = {place: {*storage.names(storage.join(request.out, place))} for place in {place for place, _, _ in places}}
-    if all(name in there[place] for place, _, name in places if place != "shards" or not request.select_only):
-        return record | {"nothing_to_do": True}
-    return None
+        return False
+    needed = collections.defaultdict(set)
+    for path in record["sha256"]:
+        place, _, name = path.rpartition("/")
+        needed[place].add(name)
+    if request.select_only:
+        needed.pop("shards", None)
+    if request.keep_dropped:
+        needed["dropped"] = needed["kept"]
+    return all(names <= {*storage.names(storage.join(request.out, place))} for place, names in needed.items())
 
 
 def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, Any], list[int]]:
@@ -163,7 +172,9 @@ def _choose_rows(request: Request, found: pieces.Inspection) -> tuple[dict[str, 
         unit = f"rows in {passes} passes" if passes > 1 else "rows"
         progress.watch(lambda: request.run(build), measure, found.rows * passes, "choosing", unit)
     names = [step.name for step in steps]
-    counts, samples, hashes, without_score = manifest.count_rows(found.pieces, names, request.out)
+    counts, samples, hashes, without_score = manifest.count_rows(
+        found.pieces, names, request.out, request.keep_dropped
+    )
     warnings = _check_kept(counts, request.min_kept) + _unmatched_lists(counts, steps)
     hashes["subset.npy"] = select.write_subset(choice, counts["samples"])
     fitted = select.fitted(steps, request.out)

@@ -12,7 +12,7 @@ from filters import recipes
 from filters.soft_cap import SoftCap
 from metadata import uids
 from metadata.errors import CurateError
-from pipeline import pieces, tars, trial
+from pipeline import finished, pieces, tars, trial
 from pipeline.curate import asked_columns, check_scores
 from pipeline.options import FetchPolicy, ImageOptions
 from pipeline.pools import Pool
@@ -160,12 +160,14 @@ def estimate(asked: Asked) -> Estimate:
     figures["bytes_beside_shards"] = beside
     figures |= _seconds(asked, figures, chosen, seconds_planning, fetched, units)
     figures["memory_bytes"] = _memory(asked, fetched)
+    dropped = chosen.counts["dropped"]
     return Estimate(
         files,
         found.rows,
         len(fetched.arrived) if fetched else 0,
         figures,
-        {step["step"]: step["dropped"] / found.rows for step in chosen.counts["dropped"]},
+        dict(zip(finished.numbered(step["step"] for step in dropped),
+                 (step["dropped"] / found.rows for step in dropped), strict=True)),
         unreachable,
         [step.name for step in asked.recipe.steps if not step.is_told_by_sample and len(some) < len(listed)],
     )

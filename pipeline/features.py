@@ -181,6 +181,7 @@ def open_npz(path: str) -> Iterator[Npz]:
 
 def _open_local(path: str) -> BinaryIO:
     try:
+        storage.regular_size(path)
         return open(path, "rb")
     except OSError as error:
         raise CurateError(f"{path}: can't be read ({error.strerror}), but the features of the parquet file's rows are "

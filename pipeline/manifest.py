@@ -38,7 +38,7 @@ def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
 
 
 def count_rows(
-    pieces: Sequence[Piece], step_names: Sequence[str], folder: str
+    pieces: Sequence[Piece], step_names: Sequence[str], folder: str, keep_dropped: bool = False
 ) -> tuple[dict[str, Any], list[int], dict[str, str], list[int]]:
     """Adds up the pieces' counts and checks that every row is accounted for.
 
@@ -48,11 +48,12 @@ def count_rows(
         each step dropped for want of a score or features.
 
     Raises:
-        CurateError: the sums don't hold, or a file in kept/ is gone.
+        CurateError: the sums don't hold, or a file in kept/ is gone, or one in dropped/ where these are kept.
     """
     kept, samples, hashes = 0, [], {}
     dropped, without_score = [0] * len(step_names), [0] * len(step_names)
-    there = {*storage.names(storage.join(folder, "kept"))}
+    places = ("kept", "dropped") if keep_dropped else ("kept",)
+    there = {place: {*storage.names(storage.join(folder, place))} for place in places}
     for piece in pieces:
         found = storage.read_json(select.marker(piece, folder))
         if found["rows"] != piece.rows or found["kept"] + sum(found["dropped"]) != piece.rows:
@@ -60,9 +61,10 @@ def count_rows(
                 f"{piece.path}: {piece.rows} rows went in, but {found['kept']} were kept and "
                 f"{sum(found['dropped'])} dropped. This is a defect: please report it."
             )
-        if f"{piece.name}.parquet" not in there:
-            raise CurateError(f"{folder}: kept/{piece.name}.parquet is gone, but its rows were chosen and counted. Run "
-                              f"the same command again with --overwrite.")  # fmt: skip
+        for place, names in there.items():
+            if f"{piece.name}.parquet" not in names:
+                raise CurateError(f"{folder}: {place}/{piece.name}.parquet is gone, but its rows were chosen and "
+                                  f"counted. Run the same command again with --overwrite.")  # fmt: skip
         kept += found["kept"]
         samples.append(found["samples"])
         hashes[f"kept/{piece.name}.parquet"] = found["sha256"]
@@ -84,6 +86,12 @@ def check_samples(counts: Mapping[str, Any], fitted: Sequence[Mapping[str, Any]]
                 f"step {name}: took {counts['samples']:,} samples, but {step['samples']:,} were drawn. "
                 f"This is a defect: please report it."
             )
+
+
+def unfinish(out: str) -> None:
+    """Before shards change: without its manifest and sizes.json, a run is unfinished for all who look at it."""
+    storage.remove(storage.join(out, "manifest.json"))
+    storage.remove(storage.join(out, "shards", "sizes.json"))
 
 
 def add_shards(record: dict[str, Any], plans: Sequence[planning.ShardPlan], out: str) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import glob
 import os
 import re
-import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
 import fsspec
@@ -127,7 +126,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             continue
         if not os.path.isdir(root):
             if root == path or root.endswith(".parquet"):
-                yield root, _size(root)
+                yield root, storage.regular_size(root)
             continue
         for place, folders, names in storage.walk(root):
             if place != root and "run.json" in names and _is_run(place):
@@ -137,16 +136,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             folders[:] = [name for name in folders if name in below]
             for name in names:
                 if name in below and name.endswith(".parquet"):
-                    yield below[name], _size(below[name])
-
-
-def _size(path: str) -> int:
-    """Of a regular file, in bytes; a pipe would have its reader wait for a writer."""
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise CurateError(f"{path}: a pipe, a socket or a device, but a pool's files are regular ones. Take it "
-                          f"out of the pool.")  # fmt: skip
-    return found.st_size
+                    yield below[name], storage.regular_size(below[name])
 
 
 def _is_data(path: str, base: str = "") -> bool:

@@ -33,9 +33,10 @@ def retry(
             so.
     """
     path, begun = storage.join(out, "manifest.json"), storage.join(out, "work", "retried.json")
-    stopped = not storage.exists(path) and storage.exists(begun)
-    source = begun if stopped else path
-    if not storage.exists(source) or (record := finished.read_manifest(source))["finished"] != "shards":
+    record = _with_shards(path)
+    stopped = record is None
+    record = record or _with_shards(begun)
+    if record is None:
         raise CurateError(
             f"{out}: holds no run whose shards are finished, but a retry needs one. Finish the run first."
         )
@@ -53,7 +54,7 @@ def retry(
         counts = _count(plans, out, statuses)
         if any(counts):
             storage.write_json(begun, record)
-            storage.remove(path)
+            manifest.unfinish(out)
             _run(plans, counts, step, statuses, run)
         elif not stopped:
             raise CurateError(
@@ -64,6 +65,12 @@ def retry(
         storage.write_json(path, record)
         storage.remove(begun)
     return before, collections.Counter(record["samples"])
+
+
+def _with_shards(path: str) -> dict[str, Any] | None:
+    """The manifest there, if it is of a run whose shards are finished."""
+    record = finished.read_manifest(path) if storage.exists(path) else None
+    return record if record and record["finished"] == "shards" else None
 
 
 def planned(out: str, record: dict[str, Any]) -> list[planning.ShardPlan]:

@@ -14,6 +14,7 @@ import os
 import pathlib
 import posixpath
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -231,6 +232,19 @@ def exists(path: str) -> bool:
     with reaching(path):
         fs, name = filesystem(path)
         return fs.exists(name)
+
+
+def regular_size(path: str) -> int:
+    """Of a pool's local file, in bytes.
+
+    Raises:
+        CurateError: it is no regular file: a pipe would have its reader wait for a writer.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise CurateError(f"{path}: a pipe, a socket or a device, but a pool's files are regular ones. Take it "
+                          f"out of the pool.")  # fmt: skip
+    return found.st_size
 
 
 def size(path: str) -> int:

@@ -51,6 +51,8 @@ def rows(scratch: pathlib.Path, number: int, size: int = 2_000_000, workers: int
 
     for recipe in ("basic_filter", recipes.DEFAULT, CLIP_SCORE):
         yield beams_share(scratch, recipe, pool, number)
+    for recipe in ("basic_filter", recipes.DEFAULT):
+        yield two_workers(scratch, recipe, pool, number)
 
 
 def command(pool: pathlib.Path, out: pathlib.Path, recipe: str, workers: int) -> Cost:
@@ -115,6 +117,15 @@ def beams_share(scratch: pathlib.Path, recipe: str, pool: pathlib.Path, number: 
     share = statistics.median(a / b - 1 for a, b in taken)
     return Row(f"  Beam's share, {recipe}, 1 worker", f"{ours:.2f} s", f"{loop:.2f} s loop", f"{share:+.0%}", "<= 15%",
                share <= 0.15)  # fmt: skip
+
+
+def two_workers(scratch: pathlib.Path, recipe: str, pool: pathlib.Path, number: int) -> Row:
+    """Two local workers against one, without start-up, in turns."""
+    taken = [[inside(scratch, "beam", recipe, pool, workers, 1) for workers in (2, 1)] for _ in range(number)]
+    two, one = (statistics.median(times) for times in zip(*taken, strict=True))
+    ratio = statistics.median(b / a for a, b in taken)
+    return Row(f"  2 workers against 1, {recipe}", f"{two:.2f} s", f"{one:.2f} s one worker", f"{ratio:.2f}",
+               ">= 1.7 times", ratio >= 1.7)  # fmt: skip
 
 
 def check_equal(ours: pathlib.Path, other: pathlib.Path) -> None:

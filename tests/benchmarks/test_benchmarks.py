@@ -96,6 +96,7 @@ def test_choosing(tmp_path):
     assert [w for w in whats if w.startswith("choose")] == [f"choose {recipe}" for recipe in bench_choose.BASELINES]
     assert whats.count("over the floor") == 2
     assert whats.count("Beam's share") == 3
+    assert whats.count("2 workers against 1") == 2
 
 
 @pytest.mark.slow

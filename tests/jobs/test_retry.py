@@ -10,7 +10,7 @@ from image_server import serving
 
 from jobs import engines
 from metadata.errors import CurateError
-from pipeline import shard_folders
+from pipeline import manifest, shard_folders
 from pipeline.options import FetchPolicy
 from pipeline.retry import retry
 
@@ -189,13 +189,49 @@ def test_a_stopped_retry_leaves_no_finished_run(run, curate, server, finisher, u
     assert hashes == record["sha256"]
 
 
-@pytest.mark.parametrize("name", ["shards/00000001.tar", "subset.npy"])
-def test_a_run_that_has_lost_an_output_is_not_finished(run, curate, server, name):
+def without_times(out: pathlib.Path) -> dict:
+    return {k: v for k, v in json.loads((out / "manifest.json").read_text()).items() if k != "times"}
+
+
+def test_a_run_that_has_lost_a_tar_is_unfinished_until_it_is_back(run, told, server, monkeypatch):
     out = run("run")
-    before = (out / name).read_bytes()
-    (out / name).unlink()
+    before, tar = without_times(out), out / "shards/00000001.tar"
+    data = tar.read_bytes()
+    tar.unlink()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "add_shards", stop)
+    command = ("--pool", out.parent / "pool", "--recipe", out.parent / "all.yaml", "--allow-host", server.host)
+    assert told(*command, "--workers", "1", "--out", out)[0] == 130
+    assert tar.read_bytes() == data
+    with pytest.raises(CurateError, match="its run is unfinished"):
+        shard_folders.open_whole(str(out))
     run("run")
-    assert (out / name).read_bytes() == before
+    assert without_times(out) == before
+
+
+def test_a_choice_that_is_made_again_leaves_what_is_known_of_shards(run, told):
+    out = run("run")
+    before, data = without_times(out), (out / "subset.npy").read_bytes()
+    (out / "subset.npy").unlink()
+    code, _, errors = told("--pool", out.parent / "pool", "--recipe", out.parent / "all.yaml", "--workers", "1",
+                           "--out", out, "--select-only")  # fmt: skip
+    assert code == 0, errors
+    assert (out / "subset.npy").read_bytes() == data
+    assert without_times(out) == before
+
+
+@pytest.mark.slow
+def test_a_run_that_has_lost_dropped_rows_says_so(curate, toy_pool, tmp_path):
+    command = ("--pool", toy_pool, "--recipe", "clip_score_l14_30_percent", "--select-only", "--keep-dropped",
+               "--out", tmp_path / "run")  # fmt: skip
+    assert curate(*command).returncode == 0
+    (tmp_path / "run/dropped/000001.parquet").unlink()
+    done = curate(*command)
+    assert done.returncode == 1
+    assert "dropped/000001.parquet is gone" in done.stderr
 
 
 def test_a_missing_tar_is_made_anew_though_nothing_failed(run, curate, server):

@@ -296,6 +296,12 @@ def test_the_next_batch_is_read_while_the_caller_has_one(tmp_path, monkeypatch, 
         assert not [t for t in threading.enumerate() if "ThreadPoolExecutor" in t.name and t not in before]
 
 
+def test_a_pipe_beside_a_pool_s_file_is_told_and_not_waited_for(pool):
+    (pool / "1.npz").unlink()
+    os.mkfifo(pool / "1.npz")
+    assert "1.npz: a pipe, a socket or a device, but a pool's files are regular ones" in refused(pool)
+
+
 def test_an_npz_that_is_not_on_the_web(pool):
     (pool / "1.npz").unlink()
     with serving(serve(pool)) as hub:
