@@ -6,6 +6,7 @@ it. Nothing here or beside it knows of files, models' homes or Beam: batches of 
 
 import abc
 import dataclasses
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -84,11 +85,14 @@ class Step(Reader, abc.ABC):
     def with_files(self, files: Mapping[str, str]) -> "Step":
         """Itself, with what it needs of files read: the driver's preparation of a run, before anything is described.
 
+        Paths become absolute: a cluster's workers are in another folder.
+
         Args:
             files: paths by the names that a recipe may give instead of a path.
         """
-        named = {field: files[given] for field in self.paths if (given := getattr(self, field)) in files}
-        return dataclasses.replace(self, **named) if named else self  # type: ignore[type-var]
+        paths = {field: files.get(given, given) for field in self.paths if (given := getattr(self, field)) is not None}
+        paths = {field: path if "://" in path else os.path.abspath(path) for field, path in paths.items()}
+        return dataclasses.replace(self, **paths) if paths else self  # type: ignore[type-var]
 
     def describe(self) -> dict[str, Any]:
         """Its parameters as JSON: what a manifest records and what a run's identity is made of."""

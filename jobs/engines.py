@@ -1,9 +1,11 @@
 """Where a job runs: the local workers, or any of Beam's runners with its own options."""
 
 import argparse
+import contextlib
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jobs.cli import Parser
@@ -65,35 +67,54 @@ def run_with(
     def run(build: Callable[[Any], None]) -> None:
         import apache_beam as beam
 
-        from pipeline import failures
-
         for tries_left in reversed(range(_TRIES)):
             chosen, beam_options = start()
-            pipeline = beam.Pipeline(runner=chosen, options=beam_options)
-            try:
-                with pipeline:
-                    build(pipeline)
-                return
-            except Exception as error:  # every runner has its own types for a failed job
-                if (message := failures.sentence(error)) is not None:
-                    raise CurateError(message) from error
-                if runner == "local" or isinstance(error, CurateError):
-                    raise
-                from apache_beam.runners.portability.portable_runner import PortableRunner
-
-                taken = tries_left < _TRIES - 1 or hasattr(pipeline, "result")  # which is set when it runs
-                if isinstance(pipeline.runner, PortableRunner) and not taken:
-                    raise CurateError(f"--runner {runner}: no job came of it ({failures.outage(error) or reason(error)}"
-                                      f"), but it must take one. Mend this and run the same command again."
-                                      ) from error  # fmt: skip
-                if (message := failures.outage(error)) is None:
-                    raise
-                message = f"--runner {runner}: the job was lost ({message}). What is finished is kept:"
-                if not tries_left:
-                    raise CurateError(f"{message} run the same command again to go on.") from error
-                print(f"curate: {message} it is started again.", file=sys.stderr)
+            # The job server that `start` may have begun outlives the job, and so does its folder.
+            with contextlib.nullcontext() if runner == "local" else _temporary_folder():
+                pipeline = beam.Pipeline(runner=chosen, options=beam_options)
+                try:
+                    with pipeline:
+                        build(pipeline)
+                    return
+                except Exception as error:  # every runner has its own types for a failed job
+                    again = _lost(runner, pipeline, error, tries_left)
+            print(f"curate: {again} it is started again.", file=sys.stderr)
 
     return run
+
+
+def _lost(runner: str, pipeline: Any, error: Exception, tries_left: int) -> str:
+    """What to say of a job that its cluster has lost, where it is worth another try; raises of all other errors."""
+    from pipeline import failures
+
+    if (message := failures.sentence(error)) is not None:
+        raise CurateError(message) from error
+    if runner == "local" or isinstance(error, CurateError):
+        raise error
+    from apache_beam.runners.portability.portable_runner import PortableRunner
+
+    taken = tries_left < _TRIES - 1 or hasattr(pipeline, "result")  # which is set when it runs
+    if isinstance(pipeline.runner, PortableRunner) and not taken:
+        raise CurateError(f"--runner {runner}: no job came of it ({failures.outage(error) or reason(error)}), but it "
+                          f"must take one. Mend this and run the same command again.") from error  # fmt: skip
+    if (message := failures.outage(error)) is None:
+        raise error
+    message = f"--runner {runner}: the job was lost ({message}). What is finished is kept:"
+    if not tries_left:
+        raise CurateError(f"{message} run the same command again to go on.") from error
+    return message
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """Has temporary files made in a folder that goes when the block ends: Beam leaves some of what it hands a job."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="curate-job-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _local(workers: int) -> Callable[[], tuple[Any, Any]]:

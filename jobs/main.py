@@ -208,6 +208,8 @@ def run(argv: Sequence[str]) -> int:
 
     recipe = recipe_of(args)
     out = args.out or _default_out(args, recipe.name)
+    if args.runner != "local" and "://" not in out:
+        out = os.path.abspath(out)  # a cluster's workers are in another folder
     request = Request(
         pool=args.pool,
         scale=args.scale,

@@ -98,7 +98,7 @@ def _summarise(found: Any, workers: int) -> None:
               f"shared.")  # fmt: skip
     for step in found.at_most:
         print(f"\n{step} compares rows of the whole pool, and keeps more of a sample: rows kept, and what follows from "
-              f"them, are at most that.")  # fmt: skip
+              f"them, are likely less.")  # fmt: skip
     print("\nTimes are those of this machine and its network, with every worker as fast as one here alone. The start "
           "of a run\nand of its workers takes some seconds more; on a cluster it can be minutes.")  # fmt: skip
 

@@ -190,6 +190,27 @@ def test_a_reader_who_has_seen_enough_is_no_error(unbuffered):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_an_error_is_told_though_nobody_reads_what_was_printed_before():
+    failing = """
+import sys
+from jobs import cli
+from metadata.errors import CurateError
+
+def fail(argv):
+    print("counts")
+    raise CurateError("none could be had.")
+
+cli._command = fail
+sys.exit(cli.main([]))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", failing], stdout=writer, stderr=subprocess.PIPE, text=True,
+                          env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"})  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "curate: none could be had.\n")
+
+
 @pytest.mark.parametrize(
     ("where", "more", "words"),
     [

@@ -127,6 +127,7 @@ MISTAKES = [
     ("list.csv", f"uid,n\n{UIDS[0]},1\n,2\n", "uid", "line 3 is '', but 32"),
     ("list.csv", "url,n\n,2\n", "url", "line 2 is '', but a url is needed."),
     ("list.csv", "uid\n\n\n\nbad", "uid", "line 5 is 'bad', but 32"),
+    pytest.param("list.csv", f"url,n\nx,{'n' * 140_000}\n,x\n", "url", "line 3 is '', but a url", id="a long field"),
     ("list.csv.gz", f'\n"n",uid\r\n"a\n\nb",{UIDS[0]}\r\n\r\n1,bad', "uid", "line 7 is 'bad', but 32"),
     ("list.csv", "\n".join(UIDS), "uid", "its first line names no column uid, but a CSV file needs one."),
     ("list.csv", "uid,n\na\n", "uid", "Expected 2 columns, got 1"),

@@ -63,7 +63,13 @@ def test_anything_else_is_refused_with_its_row(bad):
 
 def test_lengths_that_only_add_up_are_refused():
     with pytest.raises(CurateError, match="the uid of row 1 is"):
-        uids.parse(pa.array(["0" * 32, "1" * 31, "2" * 33]))
+        uids.parse(pa.array(["0" * 32, "1" * 31, "2" * 33]), first_row=0)
+
+
+@pytest.mark.parametrize(("bad", "told"), [("zz", "^uid: a uid is 'zz', but"), (None, "^uid: a uid is null, but")])
+def test_no_row_is_named_of_rows_that_are_not_all(bad, told):
+    with pytest.raises(CurateError, match=told):
+        uids.parse(pa.array(["0" * 32, bad]))
 
 
 def test_bytes_that_are_not_text_are_refused_and_shown_safely():
