@@ -20,6 +20,9 @@ from metadata.errors import CurateError
 
 POOL = ("--pool", "demo:400", "--select-only")
 
+#: What Dataflow can't do without.
+DATAFLOW = ("--project=project", "--region=r", "--temp_location=gs://bucket/t", "--sdk_container_image=image")
+
 
 @pytest.fixture
 def flink():
@@ -90,8 +93,16 @@ def last_line(done: subprocess.CompletedProcess) -> str:
         (["--runner", "flink", "--flink_master", "localhost:1"], 1, "Flink's REST interface must answer there"),
         (["--runner", "flink", "--job_server_java_launcher", "no-java"], 1, "no-java: it was not found"),
         (["--runner", "spark", "--job_server_java_launcher", "no-java"], 1, "--runner spark needs Java"),
-        (["--runner", "dataflow"], 1, "no --project, --region, --temp_location was given"),
-        (["--runner", "dataflow", "--project=p", "--region=r", "--temp_location=gs://b/t"], 1, "Dataflow's machines"),
+        (["--runner", "dataflow"], 1, "no --project, --region, --temp_location, --sdk_container_image was given"),
+        (["--runner", "Dataflow", *DATAFLOW[:3]], 1, "no --sdk_container_image was given"),
+        (["--runner", "dataflow", *DATAFLOW], 1, "Dataflow's machines"),
+        (["--runner", "DataflowRunner", *DATAFLOW], 1, "Dataflow's machines"),
+        (["--runner", "dataflow", *DATAFLOW, "--temp_location=/tmp/x"], 1, "(Invalid GCS path (/tmp/x), given for"),
+        (["--runner", "dataflow", *DATAFLOW, "--temp_location=gs://bb/x"], 1, "(Invalid GCS bucket (gs://bb/x), given"),
+        (["--runner", "dataflow", *DATAFLOW, "--staging_location=gs://b"], 1, "(gs://b), given for the option: stag"),
+        (["--runner", "dataflow", *DATAFLOW, "--job_name", "Bad_Name"], 1, "do not fit (Invalid job_name (Bad_Name); "),
+        (["--runner", "dataflow", *DATAFLOW, "--project", "P_ROJ", "--num_workers=0"], 1,
+         "not project description; Invalid value (0) for option: num_workers. Value needs to be positive), but"),
     ],
 )
 def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, code, words):
@@ -99,6 +110,20 @@ def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, co
     assert given == code
     assert words in errors.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("out", ["file:///tmp/run", "local:///tmp/run"])
+def test_an_address_of_a_folder_here_is_no_address_for_dataflow(told, out):
+    code, _, errors = told(*POOL, "--out", out, "--runner", "dataflow", *DATAFLOW)
+    assert code == 1
+    assert errors.startswith(f"curate: --out {out}: a folder of this machine, but Dataflow's machines write there.")
+
+
+def test_dataflow_without_beams_part_for_it_is_told_before_any_work(told, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
+    code, _, errors = told(*POOL, "--out", f"memory://{tmp_path}", "--runner", "dataflow", *DATAFLOW)
+    assert code == 1
+    assert errors.splitlines()[-1].endswith("but the job is handed over by that. pip install 'apache-beam[gcp]'.")
 
 
 def test_another_version_of_flink_is_refused(curate, tmp_path, flink):
