@@ -119,9 +119,10 @@ def test_an_address_of_a_folder_here_is_no_address_for_dataflow(told, out):
     assert errors.startswith(f"curate: --out {out}: a folder of this machine, but Dataflow's machines write there.")
 
 
-def test_dataflow_without_beams_part_for_it_is_told_before_any_work(told, tmp_path, monkeypatch):
+@pytest.mark.parametrize("job", [POOL, ("score", "--pool", "demo:400", "--model", "m", "--workers", "1")])
+def test_dataflow_without_beams_part_for_it_is_told_before_any_work(told, tmp_path, monkeypatch, job):
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
-    code, _, errors = told(*POOL, "--out", f"memory://{tmp_path}", "--runner", "dataflow", *DATAFLOW)
+    code, _, errors = told(*job, "--out", f"memory://{tmp_path}", "--runner", "dataflow", *DATAFLOW)
     assert code == 1
     assert errors.splitlines()[-1].endswith("but the job is handed over by that. pip install 'apache-beam[gcp]'.")
 
