@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 
 from jobs.launch import flink as launch
 from jobs.launch import guard
@@ -28,23 +28,22 @@ DATAFLOW = ("--project=project", "--region=r", "--temp_location=gs://bucket/t", 
 def flink():
     """A stand-in for a cluster's REST interface: it tells its version, and ends a job when it is told to.
 
-    Its address, what it was asked to do, and its version, which may be changed.
+    Its address, what it was asked to do, and what it answers by path, which may be changed.
     """
     asked: list[tuple[str, str]] = []
-    version = {"flink-version": "1.2.3"}
     jobs = [
         {"jid": "a", "name": "curate-1", "state": "RUNNING"},
         {"jid": "b", "name": "curate-2", "state": "RUNNING"},
         {"jid": "c", "name": "curate-1", "state": "FINISHED"},
     ]
+    known = {
+        "/config": {"flink-version": "1.2.3"},
+        "/overview": {"taskmanagers": 0, "slots-total": 0},
+        "/jobs/overview": {"jobs": jobs},
+    }
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            known = {
-                "/config": version,
-                "/overview": {"taskmanagers": 0, "slots-total": 0},
-                "/jobs/overview": {"jobs": jobs},
-            }
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(known[self.path]).encode())
@@ -61,7 +60,7 @@ def flink():
 
     with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"localhost:{server.server_address[1]}", asked, version
+        yield f"localhost:{server.server_address[1]}", asked, known
         server.shutdown()
 
 
@@ -166,14 +165,28 @@ def test_a_job_that_was_never_taken_is_not_lost(told, tmp_path, options, words):
 
 
 def test_a_cluster_that_has_lost_its_taskmanagers_says_how_to_go_on(flink):
-    address, asked, version = flink
-    version["flink-version"] = "1.19.1"
+    address, asked, known = flink
+    known["/config"] = {"flink-version": "1.19.1"}
     engine = Engine("flink", 1, [f"--flink_master={address}", "--job_endpoint=localhost:1"], "curate-1")
     with pytest.raises(CurateError) as error:
         engine.options()
     assert str(error.value) == (f"--flink_master http://{address}: the cluster has no TaskManager, but workers run "
                                 f"beside them. Start one, then run the same command again.")  # fmt: skip
     assert not asked
+
+
+def test_more_parallelism_than_the_cluster_has_slots_is_refused_before_a_job_is_handed_over(flink):
+    address, asked, known = flink
+    known |= {"/config": {"flink-version": "1.19.1"}, "/overview": {"taskmanagers": 2, "slots-total": 2}}
+    given = [f"--flink_master={address}", "--job_endpoint=localhost:1"]
+    with pytest.raises(CurateError) as error:
+        Engine("flink", 1, [*given, "--parallelism=3"], "curate-3").options()
+    assert str(error.value) == (f"--parallelism 3: the cluster at http://{address} has slots for 2, but a job needs "
+                                f"all at once. Ask for 2 at most, or start more TaskManagers.")  # fmt: skip
+    assert not asked
+    for more, processes in ([], 2), (["--parallelism=2"], 2), (["--parallelism=1"], 1):
+        options = PipelineOptions(Engine("flink", 1, [*given, *more], "curate-3").options())
+        assert options.view_as(FlinkRunnerOptions).parallelism == processes
 
 
 def test_a_user_s_name_for_a_job_comes_behind_the_one_by_which_it_is_cancelled():
