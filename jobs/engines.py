@@ -135,17 +135,17 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
     from apache_beam.runners.runner import create_runner
 
+    name = RUNNERS.get(runner, runner)
     given: Callable[[], Sequence[str]] = lambda: options  # noqa: E731
     if runner in ("flink", "spark"):
         from jobs.launch.portable import Engine
 
         given = Engine(runner, workers, options, f"curate-{hashlib.sha256(out.encode()).hexdigest()[:12]}").options
-    elif runner == "dataflow":
+    elif name == "DataflowRunner":
         _check_dataflow(PipelineOptions(options), out)
     elif runner == "PortableRunner" and not PipelineOptions(options).view_as(PortableOptions).job_endpoint:
         raise CurateError("--runner PortableRunner: no --job_endpoint was given, but a job server takes the job. Give "
                           "its HOST:PORT, or name a runner that has one, such as flink.")  # fmt: skip
-    name = RUNNERS.get(runner, runner)
     try:
         create_runner(name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
@@ -155,21 +155,44 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
 
 
 def _check_dataflow(options: Any, out: str) -> None:
-    """What Dataflow would refuse after the pool was read, or when its machines run."""
-    from apache_beam.options.pipeline_options import GoogleCloudOptions
+    """What Beam or Dataflow would refuse after the pool was read, or when its machines run; asks no account."""
+    from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions, WorkerOptions
+    from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
+    from apache_beam.runners.runner import create_runner
+
+    from pipeline import storage
 
     cloud = options.view_as(GoogleCloudOptions)
-    missing = [f"--{name}" for name in ("project", "region", "temp_location") if not getattr(cloud, name)]
-    if missing:
+    given = {name: getattr(cloud, name) for name in ("project", "region", "temp_location")}
+    given["sdk_container_image"] = options.view_as(WorkerOptions).sdk_container_image
+    if missing := [f"--{name}" for name, value in given.items() if not value]:
         raise CurateError(
-            f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a region and a gs:// "
-            f"folder for what passes through. Give --project, --region and --temp_location."
+            f"--runner dataflow: no {', '.join(missing)} was given, but Dataflow needs a project, a region, a gs:// "
+            f"folder for what passes through and an image that has clip-curate. Give --project, --region, "
+            f"--temp_location and --sdk_container_image."
         )
-    if "://" not in out:
+    options.view_as(TestOptions).dry_run = True  # or Beam's validator asks the store about the folder
+    validator = PipelineOptionsValidator(options, create_runner("DataflowRunner"))
+    places = [name for name in ("temp_location", "staging_location") if getattr(cloud, name)]
+    # Where a folder doesn't fit, the validator would go on with another, which it may make.
+    wrong = [line for name in places for line in validator.validate_gcs_path(cloud, name)] or validator.validate()
+    if wrong:
+        lines = printable("; ".join(line.rstrip(".") for line in wrong), 1000)
+        raise CurateError(
+            f"--runner dataflow: its options do not fit ({lines}), but Dataflow takes no job with such. Mend them."
+        )
+    if storage.is_local(out) or out.startswith(("file:", "local:")):
         raise CurateError(
             f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an address that they "
             f"reach, such as gs://bucket/run."
         )
+    try:  # which Beam does only when the job is handed over
+        import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
+    except ImportError as error:
+        raise CurateError(
+            f"--runner dataflow: Beam's part for it is not installed ({reason(error)}), but the job is handed over by "
+            f"that. pip install 'apache-beam[gcp]'."
+        ) from error
 
 
 def check_beam_options(rest: Sequence[str], runner: str, ours: Parser) -> None:

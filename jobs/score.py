@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         pretrained=args.pretrained,
         out=args.out,
-        run=engines.run_with(args.runner, processes, args.beam_options),
+        run=engines.run_with(args.runner, processes, args.beam_options, args.out),
         name=args.name,
         shards=args.shards,
         batch=args.batch,

@@ -1,8 +1,8 @@
 """A Flink cluster on this machine, for trying it: `python -m jobs.launch.flink start --dir runs/flink`.
 
 One JobManager and some TaskManagers, each a Java process, from the jars that `pip install 'clip-curate[flink]'` brings.
-What it is lies in its folder: conf/, log/, and pids/ by which `stop` finds it. `start` again starts what has died. The
-folder is known for a cluster's by conf/port.
+What it is lies in its folder: conf/, log/, and pids/ by which `stop` finds it. `start` again starts what has died, by
+the settings of what still runs. The folder is known for a cluster's by conf/port.
 """
 
 import argparse
@@ -102,10 +102,11 @@ def start(folder: pathlib.Path, taskmanagers: int = 2, slots: int = 1, port: int
     """
     if folder.exists() and any(folder.iterdir()) and not _is_cluster(folder):
         raise CurateError(f"--dir {folder}: holds something but no cluster. Give a folder that is new or empty.")
-    if (running := _pid(folder, "jobmanager")) is not None:
+    running = {path.name for path in (folder / "pids").glob("*") if _pid(folder, path.name) is not None}
+    if running:
         port = _port(folder)
     java = _java(folder)
-    if running is None:
+    if not running:  # TaskManagers go on asking for a JobManager that died, where the settings had it
         _write_config(folder, slots, port)
     for name in ("log", "pids", "tmp"):
         (folder / name).mkdir(exist_ok=True)
@@ -114,7 +115,7 @@ def start(folder: pathlib.Path, taskmanagers: int = 2, slots: int = 1, port: int
     for number in range(1, taskmanagers + 1):
         wanted[f"taskmanager-{number}"] = [_TASK_MANAGER, "--configDir", str(folder / "conf"), *memory]
     for name, command in wanted.items():
-        if (running if name == "jobmanager" else _pid(folder, name)) is None:
+        if name not in running:
             _launch(folder, name, [*java, *command])
     _wait_for(folder, port, list(wanted))
     return port

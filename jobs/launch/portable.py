@@ -48,7 +48,7 @@ class Engine:
         self.runner, self.workers, self.given, self.job = runner, workers, list(options), job
         asked = beams.PipelineOptions(self.given)
         self.endpoint = asked.view_as(beams.PortableOptions).job_endpoint
-        self.rest = ""
+        self.rest, self.parallelism = "", 0
         self.defaults: list[str] = []
         # An orphan is found by how its name begins, so the user's doesn't replace ours.
         self.name = "-".join(filter(None, [job, asked.view_as(beams.GoogleCloudOptions).job_name]))
@@ -57,6 +57,7 @@ class Engine:
         if runner == "flink":
             flink = asked.view_as(beams.FlinkRunnerOptions)
             if flink.flink_master not in _EMBEDDED:
+                self.parallelism = flink.parallelism
                 self.rest = flink.flink_master if "://" in flink.flink_master else f"http://{flink.flink_master}"
                 self.defaults.append(f"--flink_version={self._version(flink.PUBLISHED_FLINK_VERSIONS)}")
         else:
@@ -70,7 +71,7 @@ class Engine:
         """Beam's options for one job, when the job server runs and no earlier driver's job does.
 
         Raises:
-            CurateError: the job server does not start, or the cluster does not answer or has no TaskManager.
+            CurateError: the job server does not start, or the cluster does not answer or has too few slots.
         """
         processes = self.workers
         sizes = [f"--parallelism={processes}"]
@@ -79,6 +80,10 @@ class Engine:
             if not overview["slots-total"]:
                 raise CurateError(f"--flink_master {self.rest}: the cluster has no TaskManager, but workers run beside "
                                   f"them. Start one, then run the same command again.")  # fmt: skip
+            if self.parallelism > overview["slots-total"]:  # for which a job would wait until it is lost
+                raise CurateError(f"--parallelism {self.parallelism}: the cluster at {self.rest} has slots for "
+                                  f"{overview['slots-total']}, but a job needs all at once. Ask for "
+                                  f"{overview['slots-total']} at most, or start more TaskManagers.")  # fmt: skip
             try:
                 guard.cancel(self.rest, self.job)
             except OSError as error:

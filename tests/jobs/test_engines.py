@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 
 from jobs.launch import flink as launch
 from jobs.launch import guard
@@ -20,28 +20,30 @@ from metadata.errors import CurateError
 
 POOL = ("--pool", "demo:400", "--select-only")
 
+#: What Dataflow can't do without.
+DATAFLOW = ("--project=project", "--region=r", "--temp_location=gs://bucket/t", "--sdk_container_image=image")
+
 
 @pytest.fixture
 def flink():
     """A stand-in for a cluster's REST interface: it tells its version, and ends a job when it is told to.
 
-    Its address, what it was asked to do, and its version, which may be changed.
+    Its address, what it was asked to do, and what it answers by path, which may be changed.
     """
     asked: list[tuple[str, str]] = []
-    version = {"flink-version": "1.2.3"}
     jobs = [
         {"jid": "a", "name": "curate-1", "state": "RUNNING"},
         {"jid": "b", "name": "curate-2", "state": "RUNNING"},
         {"jid": "c", "name": "curate-1", "state": "FINISHED"},
     ]
+    known = {
+        "/config": {"flink-version": "1.2.3"},
+        "/overview": {"taskmanagers": 0, "slots-total": 0},
+        "/jobs/overview": {"jobs": jobs},
+    }
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            known = {
-                "/config": version,
-                "/overview": {"taskmanagers": 0, "slots-total": 0},
-                "/jobs/overview": {"jobs": jobs},
-            }
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps(known[self.path]).encode())
@@ -58,7 +60,7 @@ def flink():
 
     with http.server.ThreadingHTTPServer(("localhost", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"localhost:{server.server_address[1]}", asked, version
+        yield f"localhost:{server.server_address[1]}", asked, known
         server.shutdown()
 
 
@@ -90,8 +92,16 @@ def last_line(done: subprocess.CompletedProcess) -> str:
         (["--runner", "flink", "--flink_master", "localhost:1"], 1, "Flink's REST interface must answer there"),
         (["--runner", "flink", "--job_server_java_launcher", "no-java"], 1, "no-java: it was not found"),
         (["--runner", "spark", "--job_server_java_launcher", "no-java"], 1, "--runner spark needs Java"),
-        (["--runner", "dataflow"], 1, "no --project, --region, --temp_location was given"),
-        (["--runner", "dataflow", "--project=p", "--region=r", "--temp_location=gs://b/t"], 1, "Dataflow's machines"),
+        (["--runner", "dataflow"], 1, "no --project, --region, --temp_location, --sdk_container_image was given"),
+        (["--runner", "Dataflow", *DATAFLOW[:3]], 1, "no --sdk_container_image was given"),
+        (["--runner", "dataflow", *DATAFLOW], 1, "Dataflow's machines"),
+        (["--runner", "DataflowRunner", *DATAFLOW], 1, "Dataflow's machines"),
+        (["--runner", "dataflow", *DATAFLOW, "--temp_location=/tmp/x"], 1, "(Invalid GCS path (/tmp/x), given for"),
+        (["--runner", "dataflow", *DATAFLOW, "--temp_location=gs://bb/x"], 1, "(Invalid GCS bucket (gs://bb/x), given"),
+        (["--runner", "dataflow", *DATAFLOW, "--staging_location=gs://b"], 1, "(gs://b), given for the option: stag"),
+        (["--runner", "dataflow", *DATAFLOW, "--job_name", "Bad_Name"], 1, "do not fit (Invalid job_name (Bad_Name); "),
+        (["--runner", "dataflow", *DATAFLOW, "--project", "P_ROJ", "--num_workers=0"], 1,
+         "not project description; Invalid value (0) for option: num_workers. Value needs to be positive), but"),
     ],
 )
 def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, code, words):
@@ -99,6 +109,21 @@ def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, co
     assert given == code
     assert words in errors.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("out", ["file:///tmp/run", "local:///tmp/run"])
+def test_an_address_of_a_folder_here_is_no_address_for_dataflow(told, out):
+    code, _, errors = told(*POOL, "--out", out, "--runner", "dataflow", *DATAFLOW)
+    assert code == 1
+    assert errors.startswith(f"curate: --out {out}: a folder of this machine, but Dataflow's machines write there.")
+
+
+@pytest.mark.parametrize("job", [POOL, ("score", "--pool", "demo:400", "--model", "m", "--workers", "1")])
+def test_dataflow_without_beams_part_for_it_is_told_before_any_work(told, tmp_path, monkeypatch, job):
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
+    code, _, errors = told(*job, "--out", f"memory://{tmp_path}", "--runner", "dataflow", *DATAFLOW)
+    assert code == 1
+    assert errors.splitlines()[-1].endswith("but the job is handed over by that. pip install 'apache-beam[gcp]'.")
 
 
 def test_another_version_of_flink_is_refused(curate, tmp_path, flink):
@@ -140,14 +165,28 @@ def test_a_job_that_was_never_taken_is_not_lost(told, tmp_path, options, words):
 
 
 def test_a_cluster_that_has_lost_its_taskmanagers_says_how_to_go_on(flink):
-    address, asked, version = flink
-    version["flink-version"] = "1.19.1"
+    address, asked, known = flink
+    known["/config"] = {"flink-version": "1.19.1"}
     engine = Engine("flink", 1, [f"--flink_master={address}", "--job_endpoint=localhost:1"], "curate-1")
     with pytest.raises(CurateError) as error:
         engine.options()
     assert str(error.value) == (f"--flink_master http://{address}: the cluster has no TaskManager, but workers run "
                                 f"beside them. Start one, then run the same command again.")  # fmt: skip
     assert not asked
+
+
+def test_more_parallelism_than_the_cluster_has_slots_is_refused_before_a_job_is_handed_over(flink):
+    address, asked, known = flink
+    known |= {"/config": {"flink-version": "1.19.1"}, "/overview": {"taskmanagers": 2, "slots-total": 2}}
+    given = [f"--flink_master={address}", "--job_endpoint=localhost:1"]
+    with pytest.raises(CurateError) as error:
+        Engine("flink", 1, [*given, "--parallelism=3"], "curate-3").options()
+    assert str(error.value) == (f"--parallelism 3: the cluster at http://{address} has slots for 2, but a job needs "
+                                f"all at once. Ask for 2 at most, or start more TaskManagers.")  # fmt: skip
+    assert not asked
+    for more, processes in ([], 2), (["--parallelism=2"], 2), (["--parallelism=1"], 1):
+        options = PipelineOptions(Engine("flink", 1, [*given, *more], "curate-3").options())
+        assert options.view_as(FlinkRunnerOptions).parallelism == processes
 
 
 def test_a_user_s_name_for_a_job_comes_behind_the_one_by_which_it_is_cancelled():

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -85,14 +86,14 @@ def test_without_flink_or_java_nothing_is_written(tmp_path, monkeypatch):
     assert not (tmp_path / "cluster").exists()
 
 
-@pytest.mark.parametrize("text", ["", "mine", "99999"])
-def test_a_damaged_port_of_a_running_cluster_is_one_sentence(tmp_path, capsys, text):
-    for name in ("conf", "pids"):
-        (tmp_path / name).mkdir()
+@pytest.mark.parametrize(("name", "text"), [("jobmanager", ""), ("jobmanager", "mine"), ("taskmanager-1", "99999")])
+def test_a_damaged_port_of_a_running_cluster_is_one_sentence(tmp_path, capsys, name, text):
+    for place in ("conf", "pids"):
+        (tmp_path / place).mkdir()
     (tmp_path / "conf/port").write_text(text)
     process = subprocess.Popen([sys.executable, "-c", "input()", tmp_path / "conf"], stdin=subprocess.PIPE)
     try:
-        (tmp_path / "pids/jobmanager").write_text(str(process.pid))
+        (tmp_path / "pids" / name).write_text(str(process.pid))
         while str(tmp_path) not in read(pathlib.Path(f"/proc/{process.pid}/cmdline")):
             time.sleep(0.01)
         assert flink.main(["start", "--dir", str(tmp_path)]) == 1
@@ -162,6 +163,15 @@ def test_two_task_managers_make_the_local_bytes(cluster, tmp_path):
     assert all(line.startswith(("choosing: ", "images: ")) for line in lines[1:])
     assert "choosing: 1,600 of 1,600 rows in 4 passes (100%)" in done.stderr
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow
+def test_a_job_manager_that_died_is_started_again_for_the_task_managers_that_live(cluster):
+    living = cluster.task_managers()
+    os.kill(int((cluster.folder / "pids/jobmanager").read_text()), signal.SIGKILL)
+    cluster.start()
+    assert cluster.task_managers() == living
+    assert guard.ask(f"http://localhost:{cluster.port}", "/overview")["taskmanagers"] == len(living) == 2
 
 
 @pytest.mark.long
