@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,11 @@ def warm_up(images: bool) -> None:
     workers.start_nursery(
         ["numpy.ma", "filters.recipes", *(["pipeline.shards", "pipeline.resizing"] if images else [])]
     )
+
+
+def place(path: str, runner: str) -> str:
+    """A path as the runner's workers have it: those of a cluster are in another folder than this process."""
+    return path if runner == "local" or "://" in path else os.path.abspath(path)
 
 
 def run_with(

@@ -207,9 +207,7 @@ def run(argv: Sequence[str]) -> int:
     from pipeline.curate import Request, curate
 
     recipe = recipe_of(args)
-    out = args.out or _default_out(args, recipe.name)
-    if args.runner != "local" and "://" not in out:
-        out = os.path.abspath(out)  # a cluster's workers are in another folder
+    out = engines.place(args.out or _default_out(args, recipe.name), args.runner)
     request = Request(
         pool=args.pool,
         scale=args.scale,

@@ -50,15 +50,16 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.failures import os_sentence
 
     processes = args.workers or (1 if models.on_gpu() else os.cpu_count() or 1)
+    out = engines.place(args.out, args.runner)
     request = score.Request(
         pool=args.pool,
         scale=args.scale,
         model=args.model,
         pretrained=args.pretrained,
-        out=args.out,
-        run=engines.run_with(args.runner, processes, args.beam_options, args.out),
+        out=out,
+        run=engines.run_with(args.runner, processes, args.beam_options, out),
         name=args.name,
-        shards=args.shards,
+        shards=args.shards and engines.place(args.shards, args.runner),
         batch=args.batch,
         workers=processes,
         columns=args.columns,

@@ -83,7 +83,8 @@ class Engine:
             if self.parallelism > overview["slots-total"]:  # for which a job would wait until it is lost
                 raise CurateError(f"--parallelism {self.parallelism}: the cluster at {self.rest} has slots for "
                                   f"{overview['slots-total']}, but a job needs all at once. Ask for "
-                                  f"{overview['slots-total']} at most, or start more TaskManagers.")  # fmt: skip
+                                  f"{overview['slots-total']} at most, or start more TaskManagers; then run the same "
+                                  f"command again.")  # fmt: skip
             try:
                 guard.cancel(self.rest, self.job)
             except OSError as error:

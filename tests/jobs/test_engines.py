@@ -182,7 +182,8 @@ def test_more_parallelism_than_the_cluster_has_slots_is_refused_before_a_job_is_
     with pytest.raises(CurateError) as error:
         Engine("flink", 1, [*given, "--parallelism=3"], "curate-3").options()
     assert str(error.value) == (f"--parallelism 3: the cluster at http://{address} has slots for 2, but a job needs "
-                                f"all at once. Ask for 2 at most, or start more TaskManagers.")  # fmt: skip
+                                f"all at once. Ask for 2 at most, or start more TaskManagers; then run the same "
+                                f"command again.")  # fmt: skip
     assert not asked
     for more, processes in ([], 2), (["--parallelism=2"], 2), (["--parallelism=1"], 1):
         options = PipelineOptions(Engine("flink", 1, [*given, *more], "curate-3").options())
