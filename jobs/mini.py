@@ -228,11 +228,25 @@ def _train_all(study: Study) -> None:
 
     jobs = [(name, seed) for seed in range(study.seeds) for name in study.recipes]
     start, already = time.monotonic(), sum(os.path.exists(_results(study, *job)) for job in jobs)
+    failed = threading.Event()
+
+    def train(name: str, seed: int) -> bool:
+        """Whether it was begun: Ctrl-C may have ended the trainings under way before this process knows of it."""
+        if failed.is_set():
+            return False
+        try:
+            _train(study, name, seed)
+        except BaseException:
+            failed.set()
+            raise
+        return True
+
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        futures = {pool.submit(_train, study, *job): job for job in jobs}
+        futures = {pool.submit(train, *job): job for job in jobs}
         try:
             for done, future in enumerate(as_completed(futures), 1):
-                future.result()
+                if not future.result():
+                    continue
                 name, seed = futures[future]
                 # Those that were done before say nothing about the rest.
                 rest = (time.monotonic() - start) / max(1, done - already) * (len(jobs) - done)

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import kills
@@ -15,6 +16,7 @@ import pytest
 
 from filters.recipes import open_recipe, recipe_columns
 from jobs import mini
+from metadata.errors import CurateError
 from pipeline.pools.demo_pairs import TRUTH_COLUMN
 
 
@@ -68,6 +70,8 @@ def test_a_study_ends_with_its_trainings(tmp_path, number, code, send):
         time.sleep(0.01)
     time.sleep(1)  # until they handle it themselves
     trainings = kills.descendants(process.pid)
+    late = threading.Timer(60, lambda: os.killpg(process.pid, signal.SIGKILL))  # or a line would be waited for for ever
+    late.start()
     send(process.pid, number)
     try:
         assert [process.stderr.readline() for _ in range(2)] == [
@@ -77,11 +81,27 @@ def test_a_study_ends_with_its_trainings(tmp_path, number, code, send):
         _, errors = process.communicate(timeout=20)
         assert not [pid for pid in trainings if pathlib.Path(f"/proc/{pid}").exists()]
     finally:
+        late.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert len(trainings) == 2
     assert (process.returncode, errors) == (code, "")
     assert len(list((tmp_path / "log").iterdir())) == 2
+
+
+def test_no_training_begins_when_one_has_failed(tmp_path, monkeypatch):
+    begun = []
+
+    def fail(study: mini.Study, name: str, seed: int) -> None:
+        begun.append(seed)
+        time.sleep(0.05)
+        raise CurateError("train: ended with exit code 130")
+
+    monkeypatch.setattr(mini, "_train", fail)
+    monkeypatch.setattr(mini, "_AT_ONCE", 2)
+    with pytest.raises(CurateError, match="exit code 130"):
+        mini._train_all(mini.Study(str(tmp_path), 1, 1, 5, ("no_filter",)))
+    assert sorted(begun) == [0, 1]
 
 
 def test_no_recipe_reads_what_the_pool_knows_of_itself(tmp_path):
