@@ -39,22 +39,12 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command, 130 Ctrl-C.
-
-    And 143 where it was asked to end (SIGTERM).
-    """
+    """Runs the command; its exit code: 0 done, 1 an error that the user can mend, 2 a wrong command."""
     try:
         with _written():
             return _command(list(sys.argv[1:] if argv is None else argv))
     except CurateError as error:
         return _refused(str(error))
-    except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only disturb what ends now
-        # Beam's threads lose their connections now, and each would print or log what it thinks of that.
-        threading.excepthook = lambda _: None
-        logging.disable()
-        print("\ncurate: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
     except BrokenPipeError:  # the reader of what is printed in the end, such as `head`, has seen enough
         return 0
     except OSError as error:  # a full disk, a store that is gone
@@ -160,7 +150,23 @@ class _Unheard(io.TextIOWrapper):
 def entry() -> None:
     """The console script: `main`."""
     signal.signal(signal.SIGTERM, _terminate)
-    as_command(main)
+    as_command(lambda: stoppable("curate", main))
+
+
+def stoppable(name: str, work: Callable[[], int]) -> int:
+    """Does `work` in a process that is its own, and gives its exit code: 130 after Ctrl-C, 143 after SIGTERM.
+
+    Then it says how to go on, and nothing is heard any more: neither a second Ctrl-C nor what threads think of the end.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only disturb what ends now
+        # Beam's threads lose their connections now, and each would print or log what it thinks of that.
+        threading.excepthook = lambda _: None
+        logging.disable()
+        print(f"\n{name}: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
+        return 143 if isinstance(stop, Terminated) else 130
 
 
 def as_command(work: Callable[[], int]) -> None:

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 
-from jobs.cli import Action, Parser, Terminated, as_command, folder, positive
+from jobs.cli import Action, Parser, Terminated, as_command, folder, positive, stoppable
 from metadata.errors import CurateError, unknown
 
 #: The scorer's fraction is DataComp's for a CLIP score, the tail's share MetaCLIP's.
@@ -82,12 +82,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mini: {os_sentence(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt as stop:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one would only disturb what ends now
-        print("\nmini: stopped. What is finished is kept: run the same command again to go on.", file=sys.stderr)
-        for process in _commands:  # they have the signal, too
-            process.wait()
-        return 143 if isinstance(stop, Terminated) else 130
 
 
 def _terminate(*_: object) -> None:
@@ -102,7 +96,14 @@ def _terminate(*_: object) -> None:
 def entry() -> None:
     """What `python -m jobs.mini` does."""
     signal.signal(signal.SIGTERM, _terminate)
-    as_command(main)
+    as_command(_work)
+
+
+def _work() -> int:
+    code = stoppable("mini", main)
+    for process in _commands:  # when this one was stopped, they were, too
+        process.wait()
+    return code
 
 
 def _parser() -> Parser:
