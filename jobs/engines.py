@@ -48,7 +48,7 @@ def place(path: str, runner: str) -> str:
 
 
 def run_with(
-    runner: str, workers: int, options: Sequence[str], out: str = ""
+    runner: str, workers: int, options: Sequence[str], out: str = "", pool: str = ""
 ) -> Callable[[Callable[[Any], None]], None]:
     """A function that has a Beam pipeline built, runs it and waits.
 
@@ -57,6 +57,7 @@ def run_with(
         workers: processes of the local runner, or of a Flink or Spark without a cluster.
         options: Beam's own, as on a command line.
         out: the run's folder, by which a cluster's jobs are named.
+        pool: the pool's name or address.
 
     The function raises CurateError where the pipeline failed for a reason that the user can mend. A job that a cluster
     lost is handed to it again, a few times: what it has finished is there. One that it never had isn't.
@@ -68,7 +69,7 @@ def run_with(
 
     # The local runner also warns that more than one worker has no effect in its in-memory mode; ours are processes.
     beam_logging.leave_errors_to_us()
-    start = _local(workers) if runner == "local" else _beams(runner, workers, options, out)
+    start = _local(workers) if runner == "local" else _beams(runner, workers, options, out, pool)
 
     def run(build: Callable[[Any], None]) -> None:
         import apache_beam as beam
@@ -136,7 +137,9 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
     return start
 
 
-def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Callable[[], tuple[None, Any]]:
+def _beams(
+    runner: str, workers: int, options: Sequence[str], out: str, pool: str
+) -> Callable[[], tuple[None, Any]]:
     """A function that gives the options of a runner of Beam's, which is named in them."""
     from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
     from apache_beam.runners.runner import create_runner
@@ -148,7 +151,7 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
 
         given = Engine(runner, workers, options, f"curate-{hashlib.sha256(out.encode()).hexdigest()[:12]}").options
     elif name == "DataflowRunner":
-        _check_dataflow(PipelineOptions(options), out)
+        _check_dataflow(PipelineOptions(options), out, pool)
     elif runner == "PortableRunner" and not PipelineOptions(options).view_as(PortableOptions).job_endpoint:
         raise CurateError("--runner PortableRunner: no --job_endpoint was given, but a job server takes the job. Give "
                           "its HOST:PORT, or name a runner that has one, such as flink.")  # fmt: skip
@@ -160,13 +163,14 @@ def _beams(runner: str, workers: int, options: Sequence[str], out: str) -> Calla
     return lambda: (None, PipelineOptions([f"--runner={name}", *given()]))
 
 
-def _check_dataflow(options: Any, out: str) -> None:
+def _check_dataflow(options: Any, out: str, pool: str) -> None:
     """What Beam or Dataflow would refuse after the pool was read, or when its machines run; asks no account."""
     from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions, WorkerOptions
     from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
     from apache_beam.runners.runner import create_runner
 
     from pipeline import storage
+    from pipeline.pools import ON_THE_HUB
 
     cloud = options.view_as(GoogleCloudOptions)
     given = {name: getattr(cloud, name) for name in ("project", "region", "temp_location")}
@@ -187,11 +191,12 @@ def _check_dataflow(options: Any, out: str) -> None:
         raise CurateError(
             f"--runner dataflow: its options do not fit ({lines}), but Dataflow takes no job with such. Mend them."
         )
-    if storage.is_local(out) or out.startswith(("file:", "local:")):
-        raise CurateError(
-            f"--out {out}: a folder of this machine, but Dataflow's machines write there. Give an address that they "
-            f"reach, such as gs://bucket/run."
-        )
+    for option, place, known in (("--out", out, ()), ("--pool", pool, ON_THE_HUB)):
+        if place not in known and (storage.is_local(place) or place.startswith(("file:", "local:"))):
+            raise CurateError(
+                f"{option} {printable(place)}: is on this machine, but Dataflow's machines need it. Give an address "
+                f"that they reach, such as gs://bucket/{option[2:]}."
+            )
     try:  # which Beam does only when the job is handed over
         import apache_beam.runners.dataflow.internal.apiclient  # noqa: F401
     except ImportError as error:

@@ -213,7 +213,7 @@ def run(argv: Sequence[str]) -> int:
         scale=args.scale,
         recipe=recipe,
         out=out,
-        run=engines.run_with(args.runner, args.workers, args.beam_options, out),
+        run=engines.run_with(args.runner, args.workers, args.beam_options, out, args.pool),
         columns=args.columns,
         limit_files=args.limit_files,
         select_only=args.select_only,

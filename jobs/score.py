@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         pretrained=args.pretrained,
         out=out,
-        run=engines.run_with(args.runner, processes, args.beam_options, out),
+        run=engines.run_with(args.runner, processes, args.beam_options, out, args.pool),
         name=args.name,
         shards=args.shards and engines.place(args.shards, args.runner),
         batch=args.batch,

@@ -18,6 +18,9 @@ from pipeline.scales import SCALES
 #: (host, ip, port) triples that the fetcher answers instead of DNS: a pool that brings its own image server has some.
 Resolve = tuple[tuple[str, str, int], ...]
 
+#: Names of DataComp's pools.
+ON_THE_HUB = ("commoncrawl", "datacomp_1b")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
@@ -62,7 +65,7 @@ def open_pool(name: str, scale: str | None, columns: Mapping[str, str]) -> Pool:
             raise unknown("scale", scale, SCALES, "--scale")
         return Pool(name, commonpool.address(f"datacomp_{scale}"), columns)
     if name != "datacomp_1b" and not _is_demo(name) and not _is_address(name):
-        error = unknown("pool", name, ["commoncrawl", "datacomp_1b", "demo"], "--pool")
+        error = unknown("pool", name, [*ON_THE_HUB, "demo"], "--pool")
         raise CurateError(f"{error} A path has a slash in it, as in ./{printable(name)}.")
     if scale is not None:
         raise CurateError(f"--scale {scale}: given with --pool {name}, but only commoncrawl has scales. Leave it out.")

@@ -111,14 +111,19 @@ def test_what_a_runner_lacks_is_told_before_any_work(told, tmp_path, options, co
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("out", ["file:///tmp/run", "local:///tmp/run"])
-def test_an_address_of_a_folder_here_is_no_address_for_dataflow(told, out):
-    code, _, errors = told(*POOL, "--out", out, "--runner", "dataflow", *DATAFLOW)
+@pytest.mark.parametrize("option", ["--out", "--pool"])
+@pytest.mark.parametrize("place", ["file:///tmp/place", "local:///tmp/place", "/tmp/place"])
+def test_a_place_on_this_machine_is_none_for_dataflow(told, option, place):
+    places = {"--pool": "s3://bucket/pool", "--out": "s3://bucket/run", option: place}
+    code, _, errors = told(*(word for pair in places.items() for word in pair), "--runner", "dataflow", *DATAFLOW)
     assert code == 1
-    assert errors.startswith(f"curate: --out {out}: a folder of this machine, but Dataflow's machines write there.")
+    assert errors.startswith(f"curate: {option} {place}: is on this machine, but Dataflow's machines need it.")
 
 
-@pytest.mark.parametrize("job", [POOL, ("score", "--pool", "demo:400", "--model", "m", "--workers", "1")])
+@pytest.mark.parametrize("job", [
+    ("--pool", "commoncrawl", "--scale", "small"),
+    ("score", "--pool", "s3://bucket/pool", "--model", "m", "--workers", "1"),
+])  # fmt: skip
 def test_dataflow_without_beams_part_for_it_is_told_before_any_work(told, tmp_path, monkeypatch, job):
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
     code, _, errors = told(*job, "--out", f"memory://{tmp_path}", "--runner", "dataflow", *DATAFLOW)
