@@ -6,7 +6,6 @@ it. Nothing here or beside it knows of files, models' homes or Beam: batches of 
 
 import abc
 import dataclasses
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from metadata.errors import CurateError
+from metadata.files import absolute
 from metadata.keys import KEY_DTYPE
 
 
@@ -91,7 +91,7 @@ class Step(Reader, abc.ABC):
             files: paths by the names that a recipe may give instead of a path.
         """
         paths = {field: files.get(given, given) for field in self.paths if (given := getattr(self, field)) is not None}
-        paths = {field: path if "://" in path else os.path.abspath(path) for field, path in paths.items()}
+        paths = {field: absolute(path) for field, path in paths.items()}
         return dataclasses.replace(self, **paths) if paths else self  # type: ignore[type-var]
 
     def describe(self) -> dict[str, Any]:

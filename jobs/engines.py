@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import hashlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from jobs.cli import Parser
 from metadata.errors import CurateError, printable, reason, unknown
+from metadata.files import absolute
 
 #: Short names to Beam's; any other name is one of Beam's own.
 RUNNERS = {"flink": "FlinkRunner", "spark": "SparkRunner", "dataflow": "DataflowRunner", "prism": "PrismRunner"}
@@ -44,7 +44,7 @@ def warm_up(images: bool) -> None:
 
 def place(path: str, runner: str) -> str:
     """A path as the runner's workers have it: those of a cluster are in another folder than this process."""
-    return path if runner == "local" or "://" in path else os.path.abspath(path)
+    return path if runner == "local" else absolute(path)
 
 
 def run_with(

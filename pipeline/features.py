@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from metadata import npy
 from metadata.errors import CurateError, printable, reason, unknown
+from metadata.files import regular_size
 from metadata.schema import FEATURES, known, type_of
 from pipeline import storage
 from pipeline.remote import RemoteFile
@@ -181,7 +182,7 @@ def open_npz(path: str) -> Iterator[Npz]:
 
 def _open_local(path: str) -> BinaryIO:
     try:
-        storage.regular_size(path)
+        regular_size(path, "a pool's files")
         return open(path, "rb")
     except OSError as error:
         raise CurateError(f"{path}: can't be read ({error.strerror}), but the features of the parquet file's rows are "

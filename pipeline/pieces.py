@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from metadata import uids
 from metadata.errors import CurateError, printable, unknown
+from metadata.files import regular_size
 from metadata.schema import FEATURES, conform, fits, is_feature, known, type_of
 from pipeline import folder, parquet_file, storage
 from pipeline.features import Features, npz_path, open_npz
@@ -126,7 +127,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             continue
         if not os.path.isdir(root):
             if root == path or root.endswith(".parquet"):
-                yield root, storage.regular_size(root)
+                yield root, regular_size(root, "a pool's files")
             continue
         for place, folders, names in storage.walk(root):
             if place != root and "run.json" in names and _is_run(place):
@@ -136,7 +137,7 @@ def _list_local(path: str) -> Iterator[tuple[str, int]]:
             folders[:] = [name for name in folders if name in below]
             for name in names:
                 if name in below and name.endswith(".parquet"):
-                    yield below[name], storage.regular_size(below[name])
+                    yield below[name], regular_size(below[name], "a pool's files")
 
 
 def _is_data(path: str, base: str = "") -> bool:

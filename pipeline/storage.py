@@ -14,13 +14,13 @@ import os
 import pathlib
 import posixpath
 import shutil
-import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from metadata.errors import CurateError, reason
+from metadata.files import is_local
 
 if TYPE_CHECKING:  # imported where they are used: `curate reshard` is done before both would be
     import fsspec
@@ -42,11 +42,6 @@ _ETAGS = ("ETag", "etag", "blob_id", "Last-Modified", "mtime")
 def join(base: str, *parts: str) -> str:
     """`base` with `parts` below it."""
     return posixpath.join(base, *parts)
-
-
-def is_local(path: str) -> bool:
-    """Whether `path` is on this machine's file system."""
-    return "://" not in path
 
 
 def filesystem(path: str) -> "tuple[fsspec.AbstractFileSystem, str]":
@@ -232,19 +227,6 @@ def exists(path: str) -> bool:
     with reaching(path):
         fs, name = filesystem(path)
         return fs.exists(name)
-
-
-def regular_size(path: str) -> int:
-    """Of a pool's local file, in bytes.
-
-    Raises:
-        CurateError: it is no regular file: a pipe would have its reader wait for a writer.
-    """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise CurateError(f"{path}: a pipe, a socket or a device, but a pool's files are regular ones. Take it "
-                          f"out of the pool.")  # fmt: skip
-    return found.st_size
 
 
 def size(path: str) -> int:

@@ -10,12 +10,12 @@ import dataclasses
 import math
 import os
 import re
-import stat
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from metadata.errors import CurateError, printable
+from metadata.files import is_local, regular_size
 
 BLOCK = 512
 
@@ -124,16 +124,12 @@ def opened(path: str) -> Iterator[Source]:
     Raises:
         CurateError: a local one is no regular file.
     """
-    if "://" not in path:
+    if is_local(path):
         with open(path, "rb", buffering=0, opener=_at_once) as file:
             handle = file.fileno()
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise CurateError(f"{path}: a pipe, a socket or a device, but tars are regular files. Take it out "
-                                  f"of the folder.")  # fmt: skip
             yield Source(
                 name=path,
-                size=found.st_size,
+                size=regular_size(path, "tars", handle),
                 read=lambda at, length: os.pread(handle, length, at),
                 read_into=lambda at, buffer: os.preadv(handle, [buffer], at),
                 window=8 << 10,

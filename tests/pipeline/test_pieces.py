@@ -172,7 +172,7 @@ def test_a_link_to_nothing_is_named_and_not_left_out(tmp_path, toy_pool):
 
 def test_a_pipe_is_told_and_not_waited_for(toy_pool):
     os.mkfifo(toy_pool / "pipe.parquet")
-    why = f"{toy_pool}/pipe.parquet: a pipe, a socket or a device, but a pool's files are regular ones. Take it out of"
+    why = f"{toy_pool}/pipe.parquet: a pipe, a socket or a device, but a pool's files are regular ones. Take it away"
     for address in "", "/*.parquet", "/pipe.parquet":
         assert refused(f"{toy_pool}{address}").startswith(why)
 

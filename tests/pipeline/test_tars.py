@@ -383,6 +383,6 @@ class TestBrokenTars:
 
     def test_a_pipe_is_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "0.tar")
-        why = "^.*/0.tar: a pipe, a socket or a device, but tars are regular files. Take it out of the folder.$"
+        why = "^.*/0.tar: a pipe, a socket or a device, but tars are regular ones. Take it away.$"
         with pytest.raises(CurateError, match=why), tars.opened(f"{tmp_path}/0.tar"):
             pass
