@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from metadata.errors import CurateError, printable
-from pipeline import folder, shard_folders, storage, tars
+from pipeline import folder, shard_folders, signals, storage, tars
 from pipeline import subset as subsets
 from pipeline.progress import Line
 from pipeline.reshard_work import Job, Run, index_tar, read_index, write_shard
@@ -203,8 +203,13 @@ def worker_processes(count: int, threads: bool) -> Iterator[Each]:
     # A fork is there at once, but would cut off the threads that fsspec's remote file systems have, and pyarrow.
     context = multiprocessing.get_context("spawn" if threads else "fork")
     pool = ProcessPoolExecutor(count, context, initializer=_begin_work)
+
+    def each(function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+        with signals.held_back():  # the first call forks
+            return pool.map(function, items)
+
     try:
-        yield pool.map
+        yield each
     except BrokenProcessPool:
         raise CurateError(
             "a worker process died in the middle of its work, but all are needed. If memory ran out, try "

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from pipeline import signals
 from pipeline.failures import marked
 
 #: What workers need whatever they do.
@@ -87,9 +88,10 @@ class _Nursery:
             alone = threading.active_count() == 1 and not _THREADED & sys.modules.keys()
             context: Any = multiprocessing.get_context("fork" if alone else "spawn")
             self.connection, theirs = context.Pipe()
-            context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
-            atexit.register(self._dismiss)  # before Python, at its exit, waits for the nursery's end
-            theirs.close()
+            with signals.held_back():
+                context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
+                atexit.register(self._dismiss)  # before Python, at its exit, waits for the nursery's end
+                theirs.close()
         finally:
             gc.enable()
             for name, value in before.items():
@@ -145,7 +147,7 @@ def keep_memory() -> None:
 
 def _tend(orders: Connection, preload: list[str]) -> None:
     """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
-    for ending in (signal.SIGINT, signal.SIGTERM):  # which all processes may be sent: the driver's to handle
+    for ending in signals.ENDINGS:  # which all processes may be sent: the driver's to handle
         signal.signal(ending, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # or a reader of the driver's output would wait for these processes too
