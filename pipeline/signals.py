@@ -15,11 +15,11 @@ def held_back() -> Iterator[None]:
     the process. And a child would have its parent's handlers until it sets its own.
     """
     came: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDINGS}
+    before = {number: signal.signal(number, lambda late, _: came.append(late)) for number in ENDINGS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for late in came:
+            signal.raise_signal(late)
