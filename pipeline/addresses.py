@@ -137,6 +137,7 @@ class Addresses(AbstractResolver):
 
         Raises:
             Refused: forbidden_address, if any of its host's addresses is not public; unknown_host, if it has none.
+            OSError: nobody could be asked, for example because this process may not open more files.
         """
         host, port = url.raw_host or "", url.port or 0
         if host in self._fixed:
@@ -159,11 +160,14 @@ class Addresses(AbstractResolver):
         try:
             # Shielded, because others may wait for the same answer when this URL's time is over.
             return await asyncio.shield(lookup)
-        except OSError as error:
-            temporary = error.errno == socket.EAI_AGAIN
+        except socket.gaierror as error:
+            temporary = error.errno in (socket.EAI_AGAIN, socket.EAI_MEMORY)
             if temporary:
                 self._lookups.pop(host, None)
             raise Refused("unknown_host", retry=temporary) from None
+        except OSError:
+            self._lookups.pop(host, None)
+            raise
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC

@@ -26,6 +26,8 @@ from pipeline.statuses import OK
 OPT_OUTS = frozenset({"noai", "noimageai", "noindex", "noimageindex"})
 # Directives of the form `name: value`, which are no tokens.
 WITH_VALUES = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"})
+# Of one line, as Python's own http client takes it: policies of several kB are met in the wild.
+MAX_HEADER_BYTES = 64 * 1024
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED_4XX = frozenset({408, 429})
 # Room for a body in memory: what every request under way has, and what one of undeclared length is given beyond that.
@@ -180,6 +182,8 @@ class _Fetcher:
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=silence_s, sock_read=silence_s),
                     auto_decompress=False,  # so the cap holds for what is kept, and hashes are of what was sent
                     trust_env=False,  # a proxy would do lookups of its own, unchecked
+                    max_line_size=MAX_HEADER_BYTES,
+                    max_field_size=MAX_HEADER_BYTES,
                 ) as self.session,
                 asyncio.TaskGroup() as tasks,
             ):
@@ -242,9 +246,7 @@ class _Fetcher:
         await job.off_the_clock(self._enter(host, job))
         kept = 0
         try:
-            await self.addresses.check(url)
-            job.attempts += first
-            outcome = await self._request(url, job)
+            outcome = await self._request(url, job, first)
             kept = len(outcome.body)
             return outcome
         finally:
@@ -259,8 +261,10 @@ class _Fetcher:
         await self.room.take(SMALL_BYTES)
         job.room = SMALL_BYTES
 
-    async def _request(self, url: yarl.URL, job: _Job) -> _Outcome:
+    async def _request(self, url: yarl.URL, job: _Job, first: bool) -> _Outcome:
         try:
+            await self.addresses.check(url)
+            job.attempts += first
             async with self.session.get(url, allow_redirects=False) as response:
                 return await self._judge(response, job)
         except TimeoutError:
@@ -323,7 +327,8 @@ def opted_out(values: Iterable[str], user_agent_token: str) -> bool:
         ours = True
         for item in value.lower().split(","):
             before, colon, after = map(str.strip, item.partition(":"))
-            if colon and before not in WITH_VALUES:
+            # A date may have a comma, and no token a space: "unavailable_after: Fri, 25 Jun 2030 15:00:00 GMT".
+            if colon and before not in WITH_VALUES and " " not in before:
                 ours = before == user_agent_token
             if ours and (after if colon else before) in OPT_OUTS:
                 return True

@@ -55,7 +55,7 @@ class ImageOptions:
         max_pixels: largest width * height that is decoded, of the first frame or page, which is the only one used. The
             default is enough for 33 megapixels (8K video, a 24 megapixel camera), and holds the peak near 200 MB, or
             2.5 GB for an image with alpha: the resizer mixes alpha in double precision, 75 bytes a pixel. Above
-            178,956,970 Pillow refuses the header.
+            178,956,970 Pillow refuses the header. An AVIF whose header lies is held to libavif's 268,435,456, 2 GB.
         blur_faces: whether what lies in the pool's face boxes is blurred.
         accept_changed: whether bytes are kept whose sha256 is not the pool's.
     """

@@ -13,7 +13,11 @@ import os
 import sys
 import types
 
+from pipeline.options import ImageOptions
+
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # or its import asks the network for updates
+# Read when OpenCV is imported. Headers may lie: of a TIFF that has its sizes twice, Pillow takes the others.
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(ImageOptions.max_pixels)
 
 
 def _module(name: str) -> types.ModuleType:

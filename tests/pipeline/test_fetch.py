@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import pickle
 import resource
 import socket
@@ -159,6 +160,11 @@ def test_every_hostile_server_ends_as_a_status(server, caplog):
     assert server.sent["/endless"] < 20_000_000
 
 
+def test_a_header_as_long_as_policies_are(server):
+    server.raw = [b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Security-Policy: " + b"a" * 60_000 + b"\r\n\r\nx"]
+    assert fetch_one(server, "/raw/0") == Fetched("ok", 1, b"x")
+
+
 NOT_HTTP = [
     *(b"", b"\r\n\r\n", b"garbage\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n"),
     *(b"HTTP/1.1 nope OK\r\n\r\n", b"HTTP/9.9 200\r\n\r\n"),
@@ -166,7 +172,7 @@ NOT_HTTP = [
     b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nA: " + b"a" * 20_000 + b"\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n" + b"A: a\r\n" * 20_000 + b"\r\n",
     *(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"HTTP/1.1 200 OK\r\n\x00\r\n\r\n"),
     *(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n"),
@@ -295,6 +301,17 @@ def test_a_name_server_that_fails_for_a_while(server, names):
     names[A_NAME] = socket.gaierror(socket.EAI_AGAIN, "try again")
     assert fetched([server.url("/", A_NAME)], plan) == [Fetched("unknown_host", 0)]
     assert len(names["asked"]) == 6
+
+
+def test_a_name_that_nobody_could_be_asked_for_is_not_unknown(server, names):
+    failures = iter([OSError(errno.ENOMEM, "no memory")] * 2)
+    names[A_NAME] = lambda: next(failures, ["127.0.0.1"])
+    server.files["/"] = b"x"
+    plan = policy(server, allow_hosts=frozenset({A_NAME}))
+    assert fetched([server.url("/", A_NAME)], plan) == [Fetched("ok", 1, b"x")]
+    names[A_NAME] = OSError(errno.EMFILE, "too many open files")
+    with pytest.raises(CurateError, match="may not open as many files"):
+        fetched([server.url("/", A_NAME)], plan)
 
 
 def test_a_name_server_that_does_not_answer(server, names):
@@ -462,6 +479,7 @@ def test_retry_after_is_seconds_or_a_date():
         *(("clip-curate: noai", True), ("Clip-Curate: nofollow, noindex", True), ("otherbot: noai, noindex", False)),
         *(("otherbot: noai, clip-curate: noindex", True), ("noindex, otherbot: nofollow", True)),
         *(("unavailable_after: 25 Jun 2030 15:00:00 PST", False), ("noindex, unavailable_after: 1 Jan 2030", True)),
+        *(("unavailable_after: Fri, 25 Jun 2030 15:00:00 GMT, noai", True), ("otherbot: max-snippet: 5, noai", False)),
         *(("max-snippet: 5, noai", True), (":::,,:noai", False), ("\udcff: noai", False)),
     ],
 )

@@ -195,6 +195,30 @@ def test_the_largest_allowed_is_allowed():
     assert refused(ImageProcessor(ImageOptions(max_pixels=3499))(exact, None, None)) == "too_many_pixels"
 
 
+def test_a_tiff_that_has_its_sizes_twice_is_not_decoded(tmp_path):
+    """Pillow takes the last of equal tags, OpenCV's libtiff the first. In a process that OpenCV is new to."""
+    width, height, rows = 7000, 7000, 64
+    strip, strips = zlib.compress(bytes(width * rows * 3), 9), -(-height // rows)
+    places = struct.pack(f"<{2 * strips}I", *[8] * strips, *[len(strip)] * strips)  # all strips are one
+    at = 8 + len(strip) + len(strip) % 2
+    tags = [(256, width), (256, 10), (257, height), (257, 10), (258, 8), (259, 8), (262, 2), (273, at), (277, 3),
+            (278, rows), (279, at + 4 * strips)]  # fmt: skip
+    counts = {273: strips, 279: strips}
+    entries = b"".join(struct.pack("<HHII", tag, 4, counts.get(tag, 1), value) for tag, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    body = b"II*\0" + struct.pack("<I", at + len(places)) + strip.ljust(at - 8, b"\0") + places + directory
+    assert Image.open(io.BytesIO(body)).size == (10, 10)
+    (tmp_path / "twice.tiff").write_bytes(body)
+    code = """if True:
+        import pathlib, resource, sys
+        from pipeline.images import ImageOptions, ImageProcessor
+        picture = ImageProcessor(ImageOptions())(pathlib.Path(sys.argv[1]).read_bytes(), None, None)
+        print(picture.status, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"""
+    said = subprocess.check_output([sys.executable, "-c", code, str(tmp_path / "twice.tiff")], text=True).split()
+    assert said[0] == "undecodable"
+    assert int(said[1]) < 400  # MB
+
+
 def test_of_an_animation_one_frame_is_counted_and_taken():
     frames = [Image.new("RGB", (50, 40), (shade, 0, 0)) for shade in range(30)]
     body = pillow("GIF", frames[0], save_all=True, append_images=frames[1:])
