@@ -18,12 +18,12 @@ class Listed(Scorer):
 
     Args:
         by: as in NotListed.
-        path: of the list; read by the driver only.
+        path: of the list; read by the driver only. Lists of the same bytes are the same list.
         sha256: of the list.
     """
 
     by: str
-    path: str
+    path: str = dataclasses.field(compare=False)
     sha256: str
     is_kept: ClassVar[bool] = False
 

@@ -2,9 +2,13 @@
 
     work/built/COLUMN               what the scorer of that column needs on every worker
     work/scores/COLUMN/NNNNNN.arrow Arrow IPC: `row`, the row of the piece, ascending, and `value`
+
+A column of score files may have any name; one that is no plain word has a hash for COLUMN.
 """
 
 import functools
+import hashlib
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +34,13 @@ def build(scorers: Iterable[Scorer], folder: str) -> None:
 
 
 def _built_path(scorer: Scorer, folder: str) -> str:
-    return storage.join(folder, "work", "built", scorer.column)
+    return storage.join(folder, "work", "built", _file_name(scorer.column))
+
+
+def _file_name(column: str) -> str:
+    if re.fullmatch(r"\w[\w-]{,99}", column, re.ASCII):
+        return column
+    return "=" + hashlib.sha256(column.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _load(scorer: Scorer, folder: str) -> Callable[[pa.RecordBatch], pa.Array]:
@@ -128,7 +138,7 @@ class Scores:
         self.made.clear()
 
     def _path(self, column: str) -> str:
-        return storage.join(self.folder, "work", "scores", column, f"{self.piece.name}.arrow")
+        return storage.join(self.folder, "work", "scores", _file_name(column), f"{self.piece.name}.arrow")
 
 
 def _values(known: pa.RecordBatch, rows: np.ndarray) -> pa.Array | None:

@@ -81,6 +81,18 @@ def test_what_a_run_is_known_by_is_the_list_and_not_its_place(recipe_path, tmp_p
     assert describe(open_recipe(str(recipe_path))) == first
 
 
+def test_the_same_list_at_another_place_drops_nothing_more(tmp_path, toy_rows, write_pool):
+    lists = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for path in lists:
+        path.write_text("\n".join(row["uid"] for row in toy_rows[::2]))
+    steps = "".join(f"  - not_listed: {{by: uid, file: {path}}}\n" for path in lists)
+    (tmp_path / "twice.yaml").write_text(f"name: twice\nsteps:\n{steps}")
+    recipe = open_recipe(str(tmp_path / "twice.yaml"))
+    pieces, choice = plan(recipe, write_pool(tmp_path / "pool", toy_rows), tmp_path / "run")
+    choose_in_a_loop(recipe, pieces, choice)
+    assert {row["uid"] for row in kept_rows(tmp_path / "run")} == {row["uid"] for row in toy_rows[1::2]}
+
+
 def test_a_list_may_be_called_by_a_name(recipe_path, tmp_path):
     first = describe(open_recipe(str(recipe_path)))
     recipe_path.write_text(recipe_path.read_text().replace(f"{tmp_path}/uids.txt", "mine"))

@@ -13,6 +13,7 @@ import pytest
 from choosing import choose_in_a_loop, choose_on_beam, files, plan
 
 from filters.base import Filter, Fit, Scorer
+from filters.fused_score import FusedScoreFraction
 from filters.recipes import Recipe, open_recipe
 from filters.sizes import ImageSize
 from pipeline import scores, select
@@ -126,6 +127,27 @@ def test_a_piece_of_which_no_row_reaches_the_step(toy_rows, write_pool, tmp_path
     choose_in_a_loop(RECIPE, pieces, choice)
     counts = [json.loads(pathlib.Path(select.marker(piece, choice.folder)).read_text()) for piece in pieces]
     assert [count["kept"] == 0 for count in counts].count(True) == 1
+
+
+NAMES = ["x", "./x", "x/y", "..", "../../../up", "/tmp/abs", "", "nul\0", "x" * 300, "ßtraße", "=x"]
+
+
+def test_a_column_of_score_files_may_have_any_name(toy_pool, toy_rows, tmp_path):
+    """Each is read as itself, and nothing is written but in the run's folder."""
+    given = {name: [(7 * n + 3 * m) % 101 / 7 for m in range(len(toy_rows))] for n, name in enumerate(NAMES)}
+    uids = [row["uid"] for row in toy_rows]
+    pq.write_table(pa.table({"uid": uids, **given}), tmp_path / "scores.parquet")
+    step = FusedScoreFraction(dict.fromkeys(NAMES, 1.0), 0.5, str(tmp_path / "scores.parquet")).with_files({})
+    recipe = Recipe("any", (step,))
+    there = set(tmp_path.iterdir())
+    pieces, choice = plan(recipe, toy_pool, tmp_path / "run")
+    choose_in_a_loop(recipe, pieces, choice)
+    assert set(tmp_path.iterdir()) - there == {tmp_path / "run"}
+    kept = pa.concat_tables(pq.read_table(tmp_path / f"run/kept/{p.name}.parquet") for p in pieces)
+    assert 0 < kept.num_rows < len(toy_rows)
+    for name in NAMES:
+        values = dict(zip(uids, given[name], strict=True))
+        assert kept[name].to_pylist() == pytest.approx([values[uid] for uid in kept["uid"].to_pylist()]), name
 
 
 @pytest.mark.parametrize("workers", [1, 2])
