@@ -64,6 +64,8 @@ def scores(
 
     Source: negCLIPLoss (arXiv:2405.19547); batch, tau and draws are the paper's.
     Differs: the last batch is filled up, a small file's sums are those of a full batch, and no sum overflows.
+    Products are of float32, so scores that are equal by the formula, as those of pairs alone in their files, may differ
+    by some 1e-7; the same pair in the same batch always gets the same.
     """
     _check(batch, tau, draws, seed)
     cosines = _cosines(images, texts)
