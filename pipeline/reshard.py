@@ -72,10 +72,13 @@ def reshard(
     shards, names = shard_folders.open_whole(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
-        inputs = [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in names]
+        paths = [storage.join(shards, name) for name in names]
+        sizes, etags = (list(storage.several_at_once(of, paths)) for of in (storage.size, storage.etag))
+        inputs = [{"name": name, "bytes": size} for name, size in zip(names, sizes, strict=True)]
         asked = {
             "command": "reshard",
-            "pool": inputs,
+            # The manifest, whose bytes follow from those of the input, has no etags: they may be times.
+            "pool": [{**tar, "etag": etag} for tar, etag in zip(inputs, etags, strict=True)],
             "recipe": {"subset_sha256": facts.sha256} | ({"removals": listed} if listed else {}),
             "samples_per_shard": samples,
         }
