@@ -11,7 +11,8 @@ Between them stand counts per tar, so memory doesn't grow with the pool.
 
 A uid that the subset has k times is written k times: first all samples once, then those with a second copy once more,
 and so on. Between two copies of a sample there is thus every other that is to be seen as often, and the order follows
-from the subset and the input alone. Where the input is of the main job and has copies of its own, their first is read.
+from the subset and the input alone. Where the input is of the main job and has copies of its own, any of which may be
+missing since its fetch failed, the lowest that is there is read and the others are passed over.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from metadata.errors import CurateError, printable
 from pipeline import folder, shard_folders, signals, storage, tars
 from pipeline import subset as subsets
 from pipeline.progress import Line
-from pipeline.reshard_work import Job, Run, index_tar, read_index, write_shard
+from pipeline.reshard_work import Job, Run, index_tar, read_index, write_index, write_shard
 
 Result = TypeVar("Result")
 Each = Callable[[Callable[[Any], Result], Iterable[Any]], Iterator[Result]]
@@ -63,18 +64,21 @@ def reshard(
 
     Raises:
         CurateError: a tar or the subset is broken; a run, or sizes.json, has more tars than are there; a sample has no
-            uid; two that are wanted have the same one (which of them the subset means can't be known); none is found;
-            `out` holds something else.
+            uid; two that are wanted have the same one and are the same copy (which of them the subset means can't be
+            known); none is found; `out` holds something else.
     """
     for option, path in ("--shards", shards), ("--subset", subset):
         folder.refuse_inside(out, option, [path])
     shards, names = shard_folders.open_whole(shards)
     with subsets.local_file(subset) as path, _packed(remove) as (lists, listed):
         facts = subsets.check(path, f"--subset {subset}")
-        inputs = [{"name": name, "bytes": storage.size(storage.join(shards, name))} for name in names]
+        paths = [storage.join(shards, name) for name in names]
+        sizes, etags = (list(storage.several_at_once(of, paths)) for of in (storage.size, storage.etag))
+        inputs = [{"name": name, "bytes": size} for name, size in zip(names, sizes, strict=True)]
         asked = {
             "command": "reshard",
-            "pool": inputs,
+            # The manifest, whose bytes follow from those of the input, has no etags: they may be times.
+            "pool": [{**tar, "etag": etag} for tar, etag in zip(inputs, etags, strict=True)],
             "recipe": {"subset_sha256": facts.sha256} | ({"removals": listed} if listed else {}),
             "samples_per_shard": samples,
         }
@@ -129,34 +133,56 @@ def _reshard(job: Job, inputs: Sequence[Mapping[str, Any]], facts: subsets.Facts
     }
 
 
-def _levels(job: Job, names: Sequence[str]) -> tuple[dict[str, list[int]], int]:
-    """How many samples of each tar have more than 0, 1, 2, … copies, after a check that no two have the same uid.
+#: The number of a sample that is on a removal list: above that of every other, so that any of these goes before it.
+_LISTED = np.iinfo(np.int32).max
 
-    Besides: how many that are in the subset are on a removal list.
+
+def _levels(job: Job, names: Sequence[str]) -> tuple[dict[str, list[int]], int]:
+    """How many samples of each tar have more than 0, 1, 2, … copies, once each row of the subset has one sample only.
+
+    That is its lowest copy on no removal list; in the indexes the others get 0 `copies`. Besides: how many rows have
+    none but listed ones.
     """
     levels, removed = {}, 0
-    with tempfile.TemporaryFile() as file:
-        # A byte for each row of the subset, in a file so that it needn't stay in memory.
-        seen = np.memmap(file, bool, "w+", shape=subsets.load(job.subset).shape)
+    shape = subsets.load(job.subset).shape
+    with tempfile.TemporaryFile() as lowest_file, tempfile.TemporaryFile() as seen_file:
+        # Five bytes for each row of the subset, in files so that they needn't stay in memory.
+        lowest = np.memmap(lowest_file, np.int32, "w+", shape=shape)
+        seen = np.memmap(seen_file, bool, "w+", shape=shape)
+        lowest[:] = _LISTED
         for name in names:
             index = read_index(job, name)
-            rows, times = np.unique(index["row"], return_counts=True)
-            again = rows[seen[rows] | (times > 1)]
+            np.minimum.at(lowest, index["row"], _numbers(index))
+        for name in names:
+            index = read_index(job, name)
+            rows, copies, listed = index["row"], index["copies"], index["copies"] == 0
+            lowest_there = _numbers(index) == lowest[rows]
+            kept, times = np.unique(rows[lowest_there & ~listed], return_counts=True)
+            again = kept[seen[kept] | (times > 1)]
             if len(again):
-                _raise_same_uid(job, names, again[0])
-            seen[rows] = True
-            levels[name] = np.bincount(index["copies"])[:0:-1].cumsum()[::-1].tolist()
-            removed += int((index["copies"] == 0).sum())
+                _raise_same_uid(job, names, again[0], lowest[again[0]])
+            gone = np.unique(rows[lowest_there & listed])
+            removed += int((~seen[gone]).sum())
+            seen[kept] = seen[gone] = True
+            if not lowest_there[~listed].all():
+                copies = np.where(lowest_there, copies, 0)
+                write_index(job, name, {**index, "copies": copies})
+            levels[name] = np.bincount(copies)[:0:-1].cumsum()[::-1].tolist()
     return levels, removed
 
 
-def _raise_same_uid(job: Job, names: Sequence[str], row: int) -> None:
-    """Names the samples that have the uid in that row of the subset."""
+def _numbers(index: Mapping[str, np.ndarray]) -> np.ndarray:
+    """By which a row's samples are ranked: int32, shape (samples in the index,)."""
+    return np.where(index["copies"] == 0, _LISTED, index["copy"]).astype(np.int32)
+
+
+def _raise_same_uid(job: Job, names: Sequence[str], row: int, copy: int) -> None:
+    """Names the samples that are that copy of that row of the subset, and on no removal list."""
     where = []
     for name in names:
         index = read_index(job, name)
         first = np.cumsum(index["members"]) - index["members"]
-        data = set(index["data"][first[index["row"] == row]].tolist())
+        data = set(index["data"][first[(index["row"] == row) & (_numbers(index) == copy)]].tolist())
         if data:
             with tars.opened(job.tar(name)) as tar:
                 where += [

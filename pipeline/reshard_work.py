@@ -62,21 +62,20 @@ class Job:
 def index_tar(job: Job, name: str) -> int:
     """Reads a tar to its end and writes the index of its samples that are in the subset; gives how many it has in all.
 
-    The index is an .npz: `samples` (in the tar); of each sample in the subset its first `row` there, its `copies`, 0 if
-    it is on a removal list, and its `members`; of each of their members the offset and size of its `data`, and its
-    `extension`.
+    The index is an .npz: `samples` (in the tar); of each sample in the subset its first `row` there, its number `copy`
+    among the samples of that row, the `copies` to write of it, 0 if it is on a removal list, and its `members`; of each
+    of their members the offset and size of its `data`, and its `extension`.
     """
     if storage.exists(job.work(f"{name}.npz")):
         return int(read_index(job, name)["samples"])
     uids = subsets.load(job.subset)
-    count, kept, members = 0, [np.zeros((3, 0), np.int64)], []
+    count, kept, members = 0, [np.zeros((4, 0), np.int64)], []
     with tars.opened(job.tar(name)) as tar:
         samples = tars.samples(tar)
         while batch := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
             count += len(batch)
-            found_uids = [sample_uid(tar, sample) for sample in batch]
-            batch = [sample for sample, uid in zip(batch, found_uids, strict=True) if uid]
-            raw = binascii.unhexlify(b"".join(filter(None, found_uids)))
+            found_uids, copy = zip(*(sample_uid(tar, sample) for sample in batch), strict=True)
+            raw = binascii.unhexlify(b"".join(found_uids))
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
             chosen = np.flatnonzero(copies)
             found = [batch[i] for i in chosen]
@@ -84,23 +83,21 @@ def index_tar(job: Job, name: str) -> int:
                 from pipeline import reshard_lists  # with pyarrow, which a reshard without lists doesn't need
 
                 copies[chosen[reshard_lists.listed(job.lists, tar, found)]] = 0
-            kept.append(np.array([rows[chosen], copies[chosen], [len(sample.members) for sample in found]], np.int64))
+            each = [len(sample.members) for sample in found]
+            kept.append(np.array([rows[chosen], np.array(copy)[chosen], copies[chosen], each], np.int64))
             members += [(m.data, m.size, _raw(tar, sample, e)) for sample in found for e, m in sample.members.items()]
-    row, copies, each = np.concatenate(kept, axis=1)
     data, size, extension = zip(*members, strict=True) if members else ((), (), ())
-    file = io.BytesIO()
-    np.savez(
-        file,
-        samples=count,
-        row=row,
-        copies=copies,
-        members=each,
-        data=np.array(data, np.int64),
-        size=np.array(size, np.int64),
-        extension=np.array(extension, np.bytes_),
-    )
-    storage.write(job.work(f"{name}.npz"), file.getvalue())
+    index = dict(zip(("row", "copy", "copies", "members"), np.concatenate(kept, axis=1), strict=True))
+    index |= {"samples": np.array(count), "data": np.array(data, np.int64), "size": np.array(size, np.int64)}
+    write_index(job, name, index | {"extension": np.array(extension, np.bytes_)})
     return count
+
+
+def write_index(job: Job, name: str, index: Mapping[str, Any]) -> None:
+    """Writes the index of an input tar, arrays by name."""
+    file = io.BytesIO()
+    np.savez(file, **index)
+    storage.write(job.work(f"{name}.npz"), file.getvalue())
 
 
 def read_index(job: Job, name: str) -> Mapping[str, np.ndarray]:
@@ -110,24 +107,26 @@ def read_index(job: Job, name: str) -> Mapping[str, np.ndarray]:
 
 #: A uid that comes first, as img2dataset writes it for DataComp: the rest of the json needn't be parsed. The main job
 #: numbers a row's further copies right after it.
-_FIRST_UID = re.compile(rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*(,\s*"copy"\s*:\s*[1-9]\d*\s*)?[,}]')
+_FIRST_UID = re.compile(
+    rb'\s*\{\s*"uid"\s*:\s*"([0-9a-fA-F]{32})"\s*(?:,\s*"copy"\s*:\s*([1-9]\d{0,8})\s*)?[,}]'
+)
 
 
-def sample_uid(tar: tars.Source, sample: tars.Sample) -> bytes | None:
-    """The uid in a sample's json, 32 hexadecimal digits; None for a further copy of a sample."""
+def sample_uid(tar: tars.Source, sample: tars.Sample) -> tuple[bytes, int]:
+    """The uid in a sample's json, 32 hexadecimal digits, and its number among the samples of the uid's row, from 0."""
     if sample.length > _MAX_SAMPLE_BYTES:
         raise unfit(tar, sample, f"{sample.length} bytes, but at most {_MAX_SAMPLE_BYTES} are copied")
     member = sample.members.get("json")
     body = tar.read(member.data, member.size) if member else b"null"
     if found := _FIRST_UID.match(body):
-        return None if found[2] else found[1]
+        return found[1], int(found[2] or 0)
     try:
         uid = json.loads(body)["uid"]
     except (ValueError, TypeError, KeyError, RecursionError):
         uid = None
     if not isinstance(uid, str) or not re.fullmatch("[0-9a-fA-F]{32}", uid):
         raise unfit(tar, sample, 'no uid, but a json member with a "uid" of 32 hexadecimal digits is needed')
-    return uid.encode()
+    return uid.encode(), 0
 
 
 def _raw(tar: tars.Source, sample: tars.Sample, extension: str) -> bytes:

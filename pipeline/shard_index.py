@@ -1,7 +1,10 @@
 """Where the image of a uid is, in a folder of webdataset tars.
 
-    work/index/NAME.npy   of a tar: SAMPLE_DTYPE, by uid
-    work/index.npy        of all tars, by uid; `tar` is the place among the sorted names
+    work/index/NAME.npy   of a tar: SAMPLE_DTYPE, by uid and copy
+    work/index.npy        of all tars, by uid and copy; `tar` is the place among the sorted names
+
+The main job may write a row several times, in several tars, and any of these samples may be missing where its fetch
+failed: the image is that of the lowest copy there is.
 """
 
 import contextlib
@@ -20,8 +23,9 @@ from pipeline.statuses import OK
 #: What can become of a row beside STATUSES: the shards have no image of it.
 NOT_IN_SHARDS = "not_in_shards"
 
-#: A uid's two words, as in a subset file; the tar and the bytes of the image in it.
-SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
+#: A uid's two words, as in a subset file; a sample's number among those of the uid's row; the tar and the bytes of the
+#: image in it.
+SAMPLE_DTYPE = np.dtype([*uid.UID_DTYPE.descr, ("copy", "<u4"), ("tar", "<u4"), ("offset", "<u8"), ("size", "<u8")])
 
 
 def index_tar(numbered: tuple[int, str], shards: str, out: str) -> None:
@@ -32,13 +36,14 @@ def index_tar(numbered: tuple[int, str], shards: str, out: str) -> None:
     found, rows = [], []
     with tars.opened(storage.join(shards, name)) as tar:
         for sample in tars.samples(tar):
-            if sample.image and (digits := sample_uid(tar, sample)):  # further copies of a sample have none
+            if sample.image:
+                digits, copy = sample_uid(tar, sample)
                 image = sample.members[sample.image]
                 found.append(digits.decode())
-                rows.append((number, image.data, image.size))
+                rows.append((copy, number, image.data, image.size))
     index = np.empty(len(rows), SAMPLE_DTYPE)
     index[["f0", "f1"]] = uid.parse(pa.array(found, pa.string()), name)
-    for place, field in enumerate(("tar", "offset", "size")):
+    for place, field in enumerate(("copy", "tar", "offset", "size")):
         index[field] = [row[place] for row in rows]
     _write(path, index)
 
@@ -55,7 +60,7 @@ def merge(names: Sequence[str], out: str) -> None:
 
 def _write(path: str, index: np.ndarray) -> None:
     with storage.atomic(path) as file:
-        np.save(file, index[np.lexsort((index["f1"], index["f0"]))])
+        np.save(file, index[np.lexsort((index["copy"], index["f1"], index["f0"]))])
 
 
 def _load(path: str) -> np.ndarray:
@@ -68,10 +73,10 @@ def read_images(shards: str, out: str, wanted: np.ndarray, max_bytes: int) -> It
     """Of each uid (UID_DTYPE) a status and, if it is `ok`, its image; none is larger than `max_bytes`."""
     names = tar_names(shards)
     index = _load(storage.join(out, "work", "index.npy"))
-    first, copies = subset.find(index, wanted.view("<u8").reshape(-1, 2))
+    first, count = subset.find(index, wanted.view("<u8").reshape(-1, 2))
     with contextlib.ExitStack() as stack:
         opened: tuple[int, tars.Source] | None = None
-        for place, there in zip(first, copies, strict=True):
+        for place, there in zip(first, count, strict=True):
             if not there:
                 yield NOT_IN_SHARDS, b""
                 continue

@@ -82,6 +82,40 @@ def test_what_is_listed_is_left_out(lists, workers: int, shards, subset, tmp_pat
     assert [found["by"] for found in manifest["removals"]] == [by for by, _ in remove]
 
 
+def write_list(path: pathlib.Path, *lines: str) -> str:
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_samples_of_one_uid_that_are_all_listed_are_one_removed(subset, tmp_path):
+    shards = write_shards(tmp_path / "in", [json.dumps(facts_of(n)).encode() for n in (0, 1, 2, 3, 1, 1)])
+    lists = [("uid", write_list(tmp_path / "a.txt", UIDS[1]))]
+    manifest = reshard(shards, subset, str(tmp_path / "out"), 25, 1, remove=lists)
+    assert written(tmp_path / "out") == [0, 0, 2, 2, 3, 3]
+    assert manifest["samples"] == {"in": 6, "removed": 1, "kept": 3, "copies": 3, "written": 6}
+    assert manifest["subset"]["missing"] == 100 - 4
+    with pytest.raises(CurateError, match=r"samples '000000001' of 0{4}1.tar and .* have the same uid"):
+        reshard(shards, subset, str(tmp_path / "all"), 25, 1)
+
+
+def test_a_copy_that_is_not_listed_stands_for_one_that_is(subset, tmp_path):
+    """What is at a row's address may have changed between two fetches."""
+    first = {"uid": UIDS[1], "sha256": HASHES[1]}
+    second, third = ({"uid": UIDS[1], "copy": n, "sha256": HASHES[n]} for n in (2, 3))
+    shards = write_shards(tmp_path / "in", [json.dumps(facts).encode() for facts in (third, first, second)])
+    for gone, copy in ((1,), 2), ((1, 2), 3), ((2,), 0):
+        out = tmp_path / str(copy)
+        lists = [("sha256", write_list(tmp_path / f"{copy}.txt", *(HASHES[n] for n in gone)))]
+        manifest = reshard(shards, subset, str(out), 1, 1, remove=lists)
+        assert manifest["samples"] == {"in": 3, "removed": 0, "kept": 1, "copies": 1, "written": 2}
+        with tarfile.open(out / "00000001.tar") as tar:
+            (body,) = [tar.extractfile(member) for member in tar if member.name.endswith(".json")]
+            assert json.load(body).get("copy", 0) == copy
+    lists = [("uid", write_list(tmp_path / "a.txt", UIDS[1]))]
+    with pytest.raises(CurateError, match=r"--remove: all 1 samples of .* that are in the subset are on a list"):
+        reshard(shards, subset, str(tmp_path / "none"), 1, 1, remove=lists)
+
+
 def test_the_command(shards, subset, tmp_path, curate):
     (tmp_path / "a.txt").write_text(UIDS[0])
     (tmp_path / "b.csv").write_text("domain\nexample.com\n")
