@@ -71,10 +71,10 @@ def index_tar(job: Job, name: str) -> int:
     uids = subsets.load(job.subset)
     count, kept, members = 0, [np.zeros((4, 0), np.int64)], []
     with tars.opened(job.tar(name)) as tar:
-        samples = tars.samples(tar)
-        while batch := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
+        samples = ((sample, *sample_uid(tar, sample)) for sample in tars.samples(tar))
+        while numbered := list(itertools.islice(samples, _SAMPLES_AT_ONCE)):
+            batch, found_uids, copy = zip(*numbered, strict=True)
             count += len(batch)
-            found_uids, copy = zip(*(sample_uid(tar, sample) for sample in batch), strict=True)
             raw = binascii.unhexlify(b"".join(found_uids))
             rows, copies = subsets.find(uids, np.frombuffer(raw, ">u8").astype("<u8").reshape(-1, 2))
             chosen = np.flatnonzero(copies)

@@ -97,21 +97,33 @@ class Sample(NamedTuple):
         return next((extension for extension in IMAGES if extension in self.members), None)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Source:
     """A file to read from.
 
     Attributes:
-        read: (offset, length) to bytes, fewer than asked for only at the file's end.
+        read_at: (offset, length) to bytes, fewer than asked for only at the file's end.
         read_into: (offset, buffer) to the number of bytes put there, fewer than fit only at the file's end.
-        window: bytes to read at a time when headers are looked for.
+        ahead: bytes to read at a time when headers are looked for.
+        window: where those that were read last so begin, and they.
     """
 
     name: str
     size: int
-    read: Callable[[int, int], bytes]
+    read_at: Callable[[int, int], bytes]
     read_into: Callable[[int, memoryview], int]
-    window: int
+    ahead: int
+    window: tuple[int, bytes] = (0, b"")
+
+    def read(self, at: int, length: int) -> bytes:
+        """`length` bytes from `at` on, fewer only at the file's end.
+
+        What the window has is not read again: of a sample that `samples` gave last, mostly its json and its caption.
+        """
+        start, window = self.window
+        if start <= at <= start + len(window) - length:
+            return window[at - start : at - start + length]
+        return self.read_at(at, length)
 
 
 @contextlib.contextmanager
@@ -130,9 +142,9 @@ def opened(path: str) -> Iterator[Source]:
             yield Source(
                 name=path,
                 size=regular_size(path, "tars", handle),
-                read=lambda at, length: os.pread(handle, length, at),
+                read_at=lambda at, length: os.pread(handle, length, at),
                 read_into=lambda at, buffer: os.preadv(handle, [buffer], at),
-                window=8 << 10,
+                ahead=8 << 10,
             )
         return
     from pipeline import storage  # here, because the local path does without fsspec
@@ -149,7 +161,7 @@ def opened(path: str) -> Iterator[Source]:
             buffer[: len(body)] = body
             return len(body)
 
-        yield Source(path, storage.size(path), read, read_into, window=1 << 20)
+        yield Source(path, storage.size(path), read, read_into, ahead=1 << 20)
 
 
 def _at_once(path: str, flags: int) -> int:
@@ -204,7 +216,8 @@ def _files(tar: Source) -> Iterator[tuple[str, int, int, int]]:
     while True:
         offset = at - start
         if offset + 3 * BLOCK > len(window):
-            window, start, offset = tar.read(at, tar.window), at, 0
+            window, start, offset = tar.read_at(at, tar.ahead), at, 0
+            tar.window = start, window
         block = window[offset : offset + BLOCK]
         if block in timed and _TIMES.fullmatch(window, offset + BLOCK, offset + BLOCK + timed[block]):
             at += 2 * BLOCK

@@ -221,6 +221,20 @@ class TestReading:
             part = data[sample.offset : sample.offset + sample.length] + tars.END
             assert contents(part) == [(key, members) for key, members in SAMPLES if key == sample.key]
 
+    @pytest.mark.parametrize("window", [512, 1536, 8192])
+    def test_what_was_read_ahead_is_not_read_again(self, window):
+        data, reads = with_tarfile(FILES, mtime=1.5), []
+        tar = source(data, window)
+        read_at, tar.read_at = tar.read_at, lambda *place: reads.append(place) or read_at(*place)
+        for sample in tars.samples(tar):
+            for member in sample.members.values():
+                before = len(reads)
+                assert tar.read(member.data, member.size) == data[member.data : member.data + member.size]
+                assert window < 8192 or len(reads) == before
+        for at in range(0, len(data), 100):
+            for length in (0, 1, 99, 600, len(data)):
+                assert tar.read(at, length) == data[at : at + length]
+
     def test_empty_and_end_mark_of_any_length(self):
         assert contents(tars.END) == []
         assert contents(plain(FILES) + bytes(123_456)) == SAMPLES
