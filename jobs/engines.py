@@ -129,10 +129,10 @@ def _local(workers: int) -> Callable[[], tuple[Any, Any]]:
 
     def start() -> tuple[Any, Any]:
         from pipeline.beam_memos import Options
-        from pipeline.workers import local_runner
+        from pipeline.local_runner import LocalRunner
 
         # Type checks of the pipeline are for who writes it, and take a third of the time that building it does.
-        return local_runner(workers), Options([], direct_num_workers=workers, pipeline_type_check=False)
+        return LocalRunner(), Options([], direct_num_workers=workers, pipeline_type_check=False)
 
     return start
 

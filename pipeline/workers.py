@@ -1,9 +1,8 @@
-"""Beam's local runner over worker processes of our own: forked in milliseconds, and missed when they die.
+"""Worker processes, forked in milliseconds and missed when they die.
 
-FnApiRunner's own multi_processing mode starts a fresh interpreter per worker (about 1.5 s) and, when one dies (out of
-memory, a segmentation fault in an image decoder), waits for it for ever. Here the driver has a nursery: a process that
-is forked from it as soon as it has imported Beam, while it still has one thread, and that forks the workers. So Beam is
-imported once, its memory is shared by all, and the runner is told at once of a death.
+The driver has a nursery: a process that is forked from it as soon as it has imported Beam, while it still has one
+thread, and that forks the workers. So Beam is imported once, its memory is shared by all, and whoever ordered a worker
+is told at once of its death.
 """
 
 import atexit
@@ -12,15 +11,13 @@ import ctypes
 import gc
 import importlib
 import itertools
-import logging
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
+from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -30,23 +27,16 @@ from pipeline.failures import marked
 
 #: What workers need whatever they do.
 _PRELOAD = [
-    "pipeline.beam_logging", "pipeline.beam_memos", "pipeline.transforms", "apache_beam.runners.worker.sdk_worker",
-    "apache_beam.runners.portability.fn_api_runner.worker_handlers", "grpc._channel", "grpc._interceptor",
-    "grpc._utilities", "pyarrow.compute", "pyarrow.parquet",
+    "pipeline.beam_logging", "pipeline.beam_memos", "pipeline.transforms", "pipeline.local_runner", "pyarrow.compute",
+    "pyarrow.parquet",
 ]  # fmt: skip
 
 #: Workers compute on one thread each: the number of workers is what bounds the cores in use.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-#: Seconds for which the end of a worker is waited for, once its connection has closed, so that it can be told.
-_PATIENCE_S = 5.0
-
 #: Packages whose own threads, which Python knows nothing of, a process may have once it has imported them: their pools
 #: wait for these for ever in a fork.
 _THREADED = {"cv2", "torch"}
-
-#: How often Beam sends elements before the end of a bundle, in ms: at any other it starts a thread for each bundle.
-_NEVER = 0
 
 #: Of glibc's malloc.h: M_ARENA_MAX, as with one for every thread a worker that fetches takes an eighth more memory; and
 #: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, so that arrays lie where others have lain: to have the kernel give and take
@@ -55,11 +45,11 @@ _MALLOPT = {-8: 2, -1: 64 << 20, -3: 32 << 20}
 
 
 class _Birth(NamedTuple):
-    """The driver's order: fork a worker that serves the runner at that address."""
+    """The driver's order, after which it sends the worker's end of a pipe: fork a worker that serves whoever has the
+    other end."""
 
     number: int
-    control_address: str
-    worker_id: str
+    serve: Callable[[Connection], None]
 
 
 class _Death(NamedTuple):
@@ -75,7 +65,7 @@ class _Nursery:
 
     def __init__(self, preload: Sequence[str]) -> None:
         self.numbers = itertools.count()
-        self.mourners: dict[int, Callable[[_Death], None]] = {}
+        self.mourners: dict[int, Callable[[str], None]] = {}
         self.gone = False
         before = {name: os.environ.get(name) for name in _ONE_THREAD}
         os.environ.update(_ONE_THREAD)  # read when numpy is imported, here or there
@@ -98,12 +88,13 @@ class _Nursery:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def fork(self, control_address: str, worker_id: str, mourn: Callable[[_Death], None]) -> None:
-        """Has a worker forked; `mourn` is called in another thread when it has ended, however it has."""
-        birth = _Birth(next(self.numbers), control_address, worker_id)
+    def fork(self, serve: Callable[[Connection], None], pipe: Connection, mourn: Callable[[str], None]) -> None:
+        """See `fork` below."""
+        birth = _Birth(next(self.numbers), serve)
         self.mourners[birth.number] = mourn
         with contextlib.suppress(OSError):
             self.connection.send(birth)
+            reduction.send_handle(self.connection, pipe.fileno(), None)
         if self.gone:  # and the listener with it
             self._mourn_all()
 
@@ -115,7 +106,7 @@ class _Nursery:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 death = self.connection.recv()
-                self.mourners.pop(death.number)(death)
+                self.mourners.pop(death.number)(_epitaph(death))
         self.gone = True
         self._mourn_all()
 
@@ -123,7 +114,7 @@ class _Nursery:
         """The nursery has died, and its workers with it."""
         for number in list(self.mourners):
             if mourn := self.mourners.pop(number, None):
-                mourn(_Death(number, 0, -signal.SIGKILL))
+                mourn(_epitaph(_Death(number, 0, -signal.SIGKILL)))
 
 
 _nursery: _Nursery | None = None
@@ -136,6 +127,18 @@ def start_nursery(preload: Sequence[str] = ()) -> None:
     """
     global _nursery
     _nursery = _nursery or _Nursery(preload)
+
+
+def fork(serve: Callable[[Connection], None], pipe: Connection, mourn: Callable[[str], None]) -> None:
+    """Has a worker forked by the nursery, which must have been started.
+
+    Args:
+        serve: what the worker calls with its end of a pipe; a function of a module.
+        pipe: that end; the caller closes its own copy then.
+        mourn: is called in another thread, with a sentence, when the worker has ended, however it has.
+    """
+    assert _nursery is not None
+    _nursery.fork(serve, pipe, mourn)
 
 
 def keep_memory() -> None:
@@ -172,28 +175,23 @@ def _tend(orders: Connection, preload: list[str]) -> None:
                 continue
             try:
                 birth = orders.recv() if ready is orders else None
-            except EOFError:
-                birth = None
-            if birth is None:
+                pipe = Connection(reduction.recv_handle(orders)) if birth else None
+            except (EOFError, OSError):
+                birth = pipe = None
+            if birth is None or pipe is None:
                 for _, worker in workers.values():
                     worker.kill()
                 os._exit(0)
-            worker = fork.Process(target=_work, args=(birth.control_address, birth.worker_id), daemon=True)
+            worker = fork.Process(target=_work, args=(birth.serve, pipe), daemon=True)
             worker.start()
+            pipe.close()  # or the next worker would have it too, and nobody would see this one's end
             workers[worker.sentinel] = birth.number, worker
 
 
-def _work(control_address: str, worker_id: str) -> None:
-    """The life of one worker: serve the runner until it hangs up, and never outlive the nursery."""
+def _work(serve: Callable[[Connection], None], pipe: Connection) -> None:
+    """The life of one worker, which never outlives the nursery."""
     import pyarrow as pa
-    from apache_beam.internal import pickler
-    from apache_beam.runners.portability.fn_api_runner.worker_handlers import FNAPI_RUNNER_CAPABILITIES
-    from apache_beam.runners.worker.sdk_worker import SdkHarness
 
-    # Beam logs and prints every exception here, besides sending it to the driver, which tells it once.
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    _leave_unmeasured()
-    pickler.desired_pickle_lib = _QuickPickles  # type: ignore[assignment]
     pa.set_cpu_count(1)
     nursery = multiprocessing.parent_process()
     assert nursery is not None
@@ -203,155 +201,7 @@ def _work(control_address: str, worker_id: str) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    SdkHarness(
-        control_address,
-        worker_id=worker_id,
-        state_cache_size=0,
-        data_buffer_time_limit_ms=_NEVER,
-        runner_capabilities=FNAPI_RUNNER_CAPABILITIES,
-    ).run()
-
-
-def _leave_unmeasured() -> None:
-    """Has Beam neither sample what step a bundle is in nor count elements: nobody here asks for it.
-
-    It samples in a thread that sleeps ever longer, and that the end of a bundle waits for: a tenth of the time that the
-    bundle took, up to 200 ms.
-    """
-    from apache_beam.runners.worker import bundle_processor, statesampler
-
-    class Unsampled(statesampler.StateSampler):
-        def start(self) -> None:
-            self.tracked_thread = threading.current_thread()
-            statesampler.set_current_tracker(self)
-            self.started = True
-
-        def stop(self) -> None:
-            statesampler.set_current_tracker(None)
-            self.finished = True
-
-    statesampler.StateSampler = Unsampled  # type: ignore[misc]
-    bundle_processor.BundleProcessor.monitoring_infos = lambda _: []  # type: ignore[assignment, method-assign]
-
-
-class _QuickPickles:
-    """Beam's pickles compressed by zlib: by bz2, as it does for all runners, each takes six times as long."""
-
-    @staticmethod
-    def dumps(value: Any, **_: Any) -> bytes:
-        from apache_beam.internal import cloudpickle_pickler
-
-        return cloudpickle_pickler.dumps(value, use_zlib=True)
-
-    @staticmethod
-    def loads(encoded: bytes, **_: Any) -> Any:
-        from apache_beam.internal import cloudpickle_pickler
-
-        return cloudpickle_pickler.loads(encoded, use_zlib=True)
-
-
-def local_runner(workers: int):
-    """A Beam runner on this machine with that many worker processes.
-
-    Returns:
-        An apache_beam runner. When a worker dies the run raises RuntimeError within a second, naming the signal.
-    """
-    start_nursery()
-    from apache_beam.internal import pickler
-    from apache_beam.portability.api import beam_fn_api_pb2
-    from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
-    from apache_beam.transforms import environments
-
-    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = _NEVER
-    urn, epitaphs = "clip-curate:environment:forked:v1", queue.SimpleQueue[str]()
-    connections: list[Any] = []
-
-    def fail(error: str) -> None:
-        """Ends the run: the runner waits for its workers one after the other, and each may have hours of work.
-
-        Every instruction that a worker was given, or will be, gets an error for an answer: that, not an exception in a
-        thread, is what the runner's waiting loops look at.
-        """
-        answer = beam_fn_api_pb2.InstructionResponse(error=error)
-        for connection in connections:
-
-            def refuse(request, push=connection.push):
-                is_last = request is worker_handlers.BeamFnControlServicer._DONE_MARKER
-                return push(request) if is_last else worker_handlers.ControlFuture("", answer)
-
-            connection.push = refuse
-        time.sleep(0.1)  # one that was being pushed just now is among the waiting then
-        for future in [future for connection in connections for future in list(connection._futures_by_id.values())]:
-            future.set(answer)
-
-    @environments.Environment.register_urn(urn, None)
-    class ForkedWorkers(environments.Environment):
-        def to_runner_api_parameter(self, context):
-            return urn, None
-
-        @staticmethod
-        def from_runner_api_parameter(payload, capabilities, artifacts, context):
-            return ForkedWorkers(capabilities=capabilities, artifacts=artifacts)
-
-        @classmethod
-        def default(cls):
-            return cls(capabilities=environments.python_sdk_capabilities(), artifacts=())
-
-    @worker_handlers.WorkerHandler.register_environment(urn, bytes)
-    class ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):
-        def __init__(self, payload, state, provision_info, grpc_server):
-            super().__init__(state, provision_info, grpc_server)
-
-        def start_worker(self) -> None:
-            self.stopping = False
-            # Where a run fails, its connections are closed while this thread reads: its trace would tell users nothing.
-            assert self.control_conn is not None
-            connections.append(self.control_conn)
-            self.control_conn._read_thread = threading.Thread(target=_read_quietly, args=(self.control_conn, fail))
-            assert _nursery is not None
-            _nursery.fork(self.control_address, self.worker_id, self._mourn)
-
-        def stop_worker(self) -> None:
-            pass  # it ends as its connection does, or with the driver: nobody has to wait
-
-        def close(self) -> None:
-            self.stopping = True
-            super().close()
-
-        def _mourn(self, death: _Death) -> None:
-            error = _epitaph(death)
-            if death.code or not self.stopping:
-                epitaphs.put(error)
-            if not self.stopping:
-                fail(error)
-
-    class LocalRunner(fn_runner.FnApiRunner):
-        def run_pipeline(self, pipeline, options):
-            before, pickler.desired_pickle_lib = pickler.desired_pickle_lib, _QuickPickles  # as in the workers
-            try:
-                return super().run_pipeline(pipeline, options)  # waits for its end
-            except RuntimeError as error:
-                # That of a worker whose output was waited for: its end is seen here before it is told.
-                if "Channel closed prematurely" not in str(error):
-                    raise
-                with contextlib.suppress(queue.Empty):
-                    raise RuntimeError(epitaphs.get(timeout=_PATIENCE_S)) from error
-                raise
-            finally:
-                pickler.desired_pickle_lib = before
-
-    return LocalRunner(default_environment=ForkedWorkers.default())
-
-
-def _read_quietly(connection: Any, fail: Callable[[str], None]) -> None:
-    """The reader of a connection to a worker, until it is closed; the nursery tells of a worker that has died."""
-    import grpc
-
-    with contextlib.suppress(grpc.RpcError):
-        for answer in connection._input:
-            connection._futures_by_id.pop(answer.instruction_id).set(answer)
-            if answer.error:
-                fail(answer.error)
+    serve(pipe)
 
 
 def _epitaph(death: _Death) -> str:
