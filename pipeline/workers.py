@@ -77,11 +77,13 @@ class _Nursery:
             # A copy of a process has only the thread that copied it; locks that others held stay locked in it for ever.
             alone = threading.active_count() == 1 and not _THREADED & sys.modules.keys()
             context: Any = multiprocessing.get_context("fork" if alone else "spawn")
-            self.connection, theirs = context.Pipe()
+            self.orders, orders = context.Pipe()  # both ways, as some systems acknowledge a pipe's end that is sent
+            self.deaths, deaths = context.Pipe(duplex=False)
             with signals.held_back():
-                context.Process(target=_tend, args=(theirs, list(preload)), name="nursery").start()
+                context.Process(target=_tend, args=(orders, deaths, list(preload)), name="nursery").start()
                 atexit.register(self._dismiss)  # before Python, at its exit, waits for the nursery's end
-                theirs.close()
+                orders.close()
+                deaths.close()
         finally:
             gc.enable()
             for name, value in before.items():
@@ -93,19 +95,19 @@ class _Nursery:
         birth = _Birth(next(self.numbers), serve)
         self.mourners[birth.number] = mourn
         with contextlib.suppress(OSError):
-            self.connection.send(birth)
-            reduction.send_handle(self.connection, pipe.fileno(), None)
+            self.orders.send(birth)
+            reduction.send_handle(self.orders, pipe.fileno(), None)
         if self.gone:  # and the listener with it
             self._mourn_all()
 
     def _dismiss(self) -> None:
         with contextlib.suppress(OSError):  # it may have been killed
-            self.connection.send(None)
+            self.orders.send(None)
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
-                death = self.connection.recv()
+                death = self.deaths.recv()
                 self.mourners.pop(death.number)(_epitaph(death))
         self.gone = True
         self._mourn_all()
@@ -148,7 +150,7 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def _tend(orders: Connection, preload: list[str]) -> None:
+def _tend(orders: Connection, deaths: Connection, preload: list[str]) -> None:
     """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
     for ending in signals.ENDINGS:  # which all processes may be sent: the driver's to handle
         signal.signal(ending, signal.SIG_IGN)
@@ -171,7 +173,7 @@ def _tend(orders: Connection, preload: list[str]) -> None:
                 number, worker = workers.pop(ready)
                 worker.join()
                 with contextlib.suppress(OSError):
-                    orders.send(_Death(number, worker.pid or 0, worker.exitcode or 0))
+                    deaths.send(_Death(number, worker.pid or 0, worker.exitcode or 0))
                 continue
             try:
                 birth = orders.recv() if ready is orders else None

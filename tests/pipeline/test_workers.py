@@ -186,6 +186,50 @@ def test_workers_do_not_outlive_a_killed_driver(start):
     process.wait()
 
 
+def test_what_passes_between_steps_comes_through(tmp_path):
+    import apache_beam as beam
+    from apache_beam.pvalue import AsDict, AsList, AsSingleton
+
+    from jobs.engines import run_with
+
+    def build(pipeline):
+        large = pipeline | "large" >> beam.Create([b"x" * (3 << 20), b""])
+        pairs = pipeline | "pairs" >> beam.Create([(n % 3, n) for n in range(100)])
+        sums = pairs | beam.CombinePerKey(sum)
+        count = large | beam.combiners.Count.Globally()
+        groups = pairs | beam.GroupByKey()
+        _ = groups | beam.Map(_compare, str(tmp_path), AsList(large), AsDict(sums), AsSingleton(count))
+
+    run_with("local", 2, [])(build)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
+def _compare(group, folder, large, sums, count) -> None:
+    key, numbers = group
+    assert sorted(map(len, large)) == [0, 3 << 20]
+    assert sorted(numbers) == list(range(key, 100, 3))
+    assert sums == {key: sum(range(key, 100, 3)) for key in range(3)}
+    assert count == 2
+    (pathlib.Path(folder) / str(key)).touch()
+
+
+def test_state_of_a_steps_own_is_refused():
+    import apache_beam as beam
+    from apache_beam.coders import VarIntCoder
+    from apache_beam.transforms.userstate import BagStateSpec
+
+    from jobs.engines import run_with
+
+    class Remember(beam.DoFn):
+        seen = BagStateSpec("seen", VarIntCoder())
+
+        def process(self, pair, seen=beam.DoFn.StateParam(seen)):  # noqa: B008 (how Beam has it)
+            seen.add(pair[1])
+
+    with pytest.raises(Exception, match="no step has state of its own, but one"):
+        run_with("local", 1, [])(lambda p: p | beam.Create([(0, 1)]) | beam.ParDo(Remember()))
+
+
 def test_user_errors_reach_the_driver_as_their_sentence():
     import apache_beam as beam
 
