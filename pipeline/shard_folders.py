@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from metadata.errors import CurateError, printable, reason
 from pipeline import storage
 
+#: How the names of compressed tars end.
+_COMPRESSED = (".tgz", *(f".tar.{kind}" for kind in ("gz", "bz2", "xz", "zst", "lz4")))
+
 
 def tar_folder(given: str) -> str:
     """Where the tars are of a run's folder, or of a folder of tars."""
@@ -22,9 +25,13 @@ def tar_names(shards: str) -> list[str]:
     """The tars of the folder, sorted.
 
     Raises:
-        CurateError: there is none.
+        CurateError: there is none, or one is compressed, whose samples would be missing.
     """
-    names = [name for name in storage.names(shards) if name.endswith(".tar")]
+    found = storage.names(shards)
+    if packed := [name for name in found if name.lower().endswith(_COMPRESSED)]:
+        raise CurateError(f"--shards {printable(shards)}: {shown(packed)} compressed, but only plain tars are read. "
+                          f"Unpack {_them(packed)} to .tar, or take {_them(packed)} out of the folder.")  # fmt: skip
+    names = [name for name in found if name.endswith(".tar")]
     if not names:
         raise CurateError(
             f"--shards {shards}: no tars there, but a folder with .tar files is needed. Look at the path."

@@ -434,6 +434,10 @@ class TestBadInput:
             reshard(str(shards), subset, out, 10, 1)
         with pytest.raises(CurateError, match=r"no tars there, but a folder with .tar files is needed"):
             reshard(str(tmp_path / "nowhere"), subset, out, 10, 1)
+        (shards / "9.tar.gz").touch()
+        with pytest.raises(CurateError, match=r"shards: 9.tar.gz is compressed, but only plain tars are read."):
+            reshard(str(shards), subset, out, 10, 1)
+        (shards / "9.tar.gz").unlink()
         write_tar(shards / "x.tar", [("a.json", b'{"uid": "%s"}' % UID.encode()), ("a." + "e" * 81, b"")])
         with pytest.raises(CurateError, match=r"x.tar: sample 'a' has an extension of 81 bytes, but at most 80"):
             reshard(str(shards), subset, str(tmp_path / "new"), 10, 1)
