@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# One process of tests for each core; the tests of a file, which share what they set up, stay together.
-PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# One process of tests for each core; the tests of a file, which share what they set up, stay together. Files come in the
+# order of tests/conftest.py, the long ones first, not by how many tests they have.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo mini test test-slow test-long lint bench clean
 

@@ -29,6 +29,15 @@ hypothesis.settings.load_profile("unhurried")
 # A shell has what runs in its background ignore Ctrl-C, and so do the commands that tests start there and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Files whose tests take minutes; a process of tests that came to one of them last would leave the others without work.
+LONG = ["test_flink.py", "test_readme.py", "test_train.py", "test_when_things_die.py", "test_plan.py", "test_retry.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long files first; see the Makefile."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
