@@ -251,6 +251,23 @@ class TestReading:
                 assert tar.read_into(0, memoryview(buffer)) == tar.size
                 assert bytes(buffer[: tar.size]) == path.read_bytes()
 
+    @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+    def test_small_members_are_read_from_the_disk_in_advance(self, tmp_path, monkeypatch):
+        asked = []
+        monkeypatch.setattr(os, "posix_fadvise", lambda _handle, start, length, _advice: asked.append((start, length)))
+        for size, count in ((100_000, 120), (3_000_000, 4)):
+            path = tmp_path / f"{size}.tar"
+            path.write_bytes(plain([(f"{n:03d}.jpg", bytes(size)) for n in range(count)]))
+            asked.clear()
+            with tars.opened(str(path)) as tar:
+                assert len(list(tars.samples(tar))) == count
+            ends = [start + length for start, length in asked]
+            if size == 100_000:  # all, and nothing twice
+                assert [start for start, _ in asked] == [0, *ends[:-1]]
+                assert ends[-1] >= path.stat().st_size
+            else:  # no member is read for the next one's header
+                assert [start for start, _ in asked] == [0, path.stat().st_size - len(tars.END)]
+
 
 def fixed(header: bytes | bytearray) -> bytes:
     """The header with its checksum made right."""
