@@ -13,6 +13,8 @@ All but the names are bytes: Beam's messages, and elements as Beam encodes them.
 """
 
 import contextlib
+import os
+import select
 import socket
 import threading
 import traceback
@@ -28,13 +30,14 @@ from apache_beam.runners.worker.statecache import StateCache
 from apache_beam.transforms import environments
 
 from pipeline import workers
+from pipeline.failures import marked
 
 #: Seconds for which the end of a worker is waited for, once its pipe has closed, so that it can be told.
 _PATIENCE_S = 5.0
 
 
 class LocalRunner(fn_runner.FnApiRunner):
-    """A Beam runner on this machine.
+    """A Beam runner on this machine, for one run at a time.
 
     When a worker dies the run raises RuntimeError within a second, naming the signal. Its workers are as many as the
     options' direct_num_workers.
@@ -46,13 +49,29 @@ class LocalRunner(fn_runner.FnApiRunner):
 
     def run_pipeline(self, pipeline, options):
         """Runs the pipeline and waits for its end."""
-        before = pickler.desired_pickle_lib, fn_runner.WorkerHandlerManager
-        pickler.desired_pickle_lib = _QuickPickles  # type: ignore[assignment]
-        fn_runner.WorkerHandlerManager = _Team  # type: ignore[assignment, misc]
-        try:
+        with _ours():
             return super().run_pipeline(pipeline, options)
-        finally:
-            pickler.desired_pickle_lib, fn_runner.WorkerHandlerManager = before  # type: ignore[misc]
+
+
+_BEAMS = pickler.desired_pickle_lib, fn_runner.WorkerHandlerManager
+_running = 0
+_counting = threading.Lock()
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """Has Beam use our workers and pickles as long as any run is on: one that was stopped may end in the next one."""
+    global _running
+    with _counting:
+        _running += 1
+        pickler.desired_pickle_lib, fn_runner.WorkerHandlerManager = _QuickPickles, _Team  # type: ignore
+    try:
+        yield
+    finally:
+        with _counting:
+            _running -= 1
+            if not _running:
+                pickler.desired_pickle_lib, fn_runner.WorkerHandlerManager = _BEAMS  # type: ignore[misc]
 
 
 class _QuickPickles:
@@ -75,23 +94,25 @@ class _Team:
         self.descriptors: dict[str, Any] = {}
         self.workers: list[_Worker] = []
         self.failures: list[str] = []
-        self.failed = threading.Event()
+        self.over = threading.Event()  # the run, in failure or not
 
     def register_process_bundle_descriptor(self, descriptor: Any) -> None:
         self.descriptors[descriptor.id] = descriptor
 
     def get_worker_handlers(self, _environment_id: str | None, count: int) -> "list[_Worker]":
-        self.workers += [_Worker(self) for _ in range(len(self.workers), count)]
+        while len(self.workers) < count:
+            self.workers.append(_Worker(self))
         return self.workers[:count]
 
     def fail(self, error: str) -> None:
         """Ends the run: Beam waits for its workers one after the other, and each may have hours of work."""
         self.failures.append(error)
-        self.failed.set()
+        self.over.set()
         for worker in self.workers:
             worker.hang_up()
 
     def close_all(self) -> None:
+        self.over.set()
         for worker in self.workers:
             worker.close()
 
@@ -103,9 +124,10 @@ class _Worker:
         self.team, self.closed = team, False
         self.known: set[str] = set()  # descriptors that the worker has
         self.control_conn, self.data_conn = self, data_plane.InMemoryDataChannel()
+        self.busy, self.ending = threading.Lock(), threading.Lock()
         self.pipe, theirs = Pipe()
         with theirs:
-            workers.fork(_serve, theirs, self._mourn)
+            workers.fork(theirs, self._mourn)
 
     def data_api_service_descriptor(self) -> None:
         """None: there is no server."""
@@ -115,10 +137,13 @@ class _Worker:
     def push(self, request: Any) -> worker_handlers.ControlFuture:
         """Has the worker run a bundle whose inputs are in `data_conn`, and waits; the outputs are there then."""
         try:
-            response = self._run(request)
+            with self.busy:
+                if self.team.over.is_set():
+                    raise EOFError
+                response = self._run(request)
         except (EOFError, OSError):  # it is gone, or another failed
-            self.team.failed.wait(_PATIENCE_S)
-            error = next(iter(self.team.failures), "local runner: a worker process hung up")
+            self.team.over.wait(_PATIENCE_S)
+            error = next(iter(self.team.failures), marked("local runner: a worker process hung up"))
             response = beam_fn_api_pb2.InstructionResponse(instruction_id=request.instruction_id, error=error)
         else:
             if response.error:
@@ -139,14 +164,19 @@ class _Worker:
         return beam_fn_api_pb2.InstructionResponse.FromString(response)
 
     def hang_up(self) -> None:
-        """Whoever waits for the worker gets an EOFError."""
-        with contextlib.suppress(OSError), socket.fromfd(self.pipe.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
-            end.shutdown(socket.SHUT_RDWR)
+        """Ends the worker, which nobody has to wait for; whoever waits for what it sends gets an EOFError."""
+        with self.ending:
+            if not self.pipe.closed:
+                end = socket.socket(fileno=self.pipe.fileno())
+                with contextlib.suppress(OSError):  # it has ended
+                    end.shutdown(socket.SHUT_RDWR)
+                end.detach()
 
     def close(self) -> None:
-        """Has the worker end, which nobody has to wait for."""
         self.closed = True
-        self.pipe.close()
+        self.hang_up()
+        with self.busy, self.ending:
+            self.pipe.close()
 
     def _mourn(self, epitaph: str) -> None:
         if not self.closed:
@@ -165,7 +195,7 @@ def _put(channel: data_plane.InMemoryDataChannel, bundle: str, elements: list[tu
         stream.close()
 
 
-def _serve(pipe: Connection) -> None:
+def serve(pipe: Connection) -> None:
     """The life of a worker: runs bundles until the runner hangs up."""
     _leave_unmeasured()
     pickler.desired_pickle_lib = _QuickPickles  # type: ignore[assignment]
@@ -178,9 +208,14 @@ def _serve(pipe: Connection) -> None:
         descriptors,
     )
     worker = sdk_worker.SdkWorker(processors)
+    at_work, alone = threading.Event(), threading.Event()
+    threading.Thread(target=_follow, args=(pipe, at_work, alone), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
             encoded, descriptor, inputs = pipe.recv()
+            at_work.set()
+            if alone.is_set():
+                break
             request = beam_fn_api_pb2.InstructionRequest.FromString(encoded)
             bundle = request.instruction_id
             if descriptor is not None:
@@ -190,9 +225,21 @@ def _serve(pipe: Connection) -> None:
             try:
                 response = worker.do_instruction(request)
             except Exception:
-                response = beam_fn_api_pb2.InstructionResponse(instruction_id=bundle, error=traceback.format_exc())
+                text = traceback.format_exc().encode(errors="backslashreplace").decode()
+                response = beam_fn_api_pb2.InstructionResponse(instruction_id=bundle, error=text)
+            at_work.clear()
             pipe.send(("done", response.SerializeToString(), _taken(channel, bundle)))
     processors.shutdown()
+
+
+def _follow(pipe: Connection, at_work: threading.Event, alone: threading.Event) -> None:
+    """Ends the worker when the runner hangs up on it at work: the run has failed or was stopped, and may begin anew."""
+    end = select.poll()
+    end.register(pipe.fileno(), getattr(select, "POLLRDHUP", 0))  # a pipe that is no more is told unasked
+    end.poll()
+    alone.set()
+    if at_work.is_set():
+        os._exit(1)
 
 
 class _State(sdk_worker.StateHandler):

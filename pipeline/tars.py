@@ -185,7 +185,8 @@ def _reader(handle: int) -> Callable[[int, int], bytes]:
         if advise and 0 <= at - last <= _NEAR and at + _IN_ADVANCE // 2 > asked:
             start = max(at, asked)
             asked = start + _IN_ADVANCE
-            advise(handle, start, _IN_ADVANCE, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError):  # a file system may take no advice
+                advise(handle, start, _IN_ADVANCE, os.POSIX_FADV_WILLNEED)
         last = at
         return os.pread(handle, length, at)
 

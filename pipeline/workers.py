@@ -8,16 +8,17 @@ is told at once of its death.
 import atexit
 import contextlib
 import ctypes
+import errno
 import gc
 import importlib
 import itertools
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
@@ -38,26 +39,25 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 #: wait for these for ever in a fork.
 _THREADED = {"cv2", "torch"}
 
+#: Bytes of a worker's number, which is all of an order but the pipe's end that comes with it.
+_NUMBER_BYTES = 8
+
 #: Of glibc's malloc.h: M_ARENA_MAX, as with one for every thread a worker that fetches takes an eighth more memory; and
 #: M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, so that arrays lie where others have lain: to have the kernel give and take
 #: such memory again and again was a tenth of the time of choosing.
 _MALLOPT = {-8: 2, -1: 64 << 20, -3: 32 << 20}
 
 
-class _Birth(NamedTuple):
-    """The driver's order, after which it sends the worker's end of a pipe: fork a worker that serves whoever has the
-    other end."""
-
-    number: int
-    serve: Callable[[Connection], None]
-
-
 class _Death(NamedTuple):
-    """The nursery's answer, whenever it comes; `code` as multiprocessing has it, negative for a signal."""
+    """The nursery's answer, whenever it comes; `code` as multiprocessing has it, negative for a signal.
+
+    With an `error` where there never was a worker: nothing could be forked.
+    """
 
     number: int
     pid: int
     code: int
+    error: str = ""
 
 
 class _Nursery:
@@ -77,7 +77,7 @@ class _Nursery:
             # A copy of a process has only the thread that copied it; locks that others held stay locked in it for ever.
             alone = threading.active_count() == 1 and not _THREADED & sys.modules.keys()
             context: Any = multiprocessing.get_context("fork" if alone else "spawn")
-            self.orders, orders = context.Pipe()  # both ways, as some systems acknowledge a pipe's end that is sent
+            self.orders, orders = socket.socketpair()
             self.deaths, deaths = context.Pipe(duplex=False)
             with signals.held_back():
                 context.Process(target=_tend, args=(orders, deaths, list(preload)), name="nursery").start()
@@ -90,19 +90,18 @@ class _Nursery:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def fork(self, serve: Callable[[Connection], None], pipe: Connection, mourn: Callable[[str], None]) -> None:
+    def fork(self, pipe: Connection, mourn: Callable[[str], None]) -> None:
         """See `fork` below."""
-        birth = _Birth(next(self.numbers), serve)
-        self.mourners[birth.number] = mourn
-        with contextlib.suppress(OSError):
-            self.orders.send(birth)
-            reduction.send_handle(self.orders, pipe.fileno(), None)
+        number = next(self.numbers)
+        self.mourners[number] = mourn
+        with contextlib.suppress(OSError):  # it may have been killed
+            socket.send_fds(self.orders, [number.to_bytes(_NUMBER_BYTES, "big")], [pipe.fileno()])
         if self.gone:  # and the listener with it
             self._mourn_all()
 
     def _dismiss(self) -> None:
-        with contextlib.suppress(OSError):  # it may have been killed
-            self.orders.send(None)
+        with contextlib.suppress(OSError):
+            self.orders.shutdown(socket.SHUT_WR)
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -131,16 +130,15 @@ def start_nursery(preload: Sequence[str] = ()) -> None:
     _nursery = _nursery or _Nursery(preload)
 
 
-def fork(serve: Callable[[Connection], None], pipe: Connection, mourn: Callable[[str], None]) -> None:
+def fork(pipe: Connection, mourn: Callable[[str], None]) -> None:
     """Has a worker forked by the nursery, which must have been started.
 
     Args:
-        serve: what the worker calls with its end of a pipe; a function of a module.
-        pipe: that end; the caller closes its own copy then.
+        pipe: the worker's end of a pipe, see local_runner.serve; the caller closes its own copy then.
         mourn: is called in another thread, with a sentence, when the worker has ended, however it has.
     """
     assert _nursery is not None
-    _nursery.fork(serve, pipe, mourn)
+    _nursery.fork(pipe, mourn)
 
 
 def keep_memory() -> None:
@@ -150,7 +148,7 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
-def _tend(orders: Connection, deaths: Connection, preload: list[str]) -> None:
+def _tend(orders: socket.socket, deaths: Connection, preload: list[str]) -> None:
     """The life of the nursery: forks workers as ordered and reports their deaths, until the driver is gone."""
     for ending in signals.ENDINGS:  # which all processes may be sent: the driver's to handle
         signal.signal(ending, signal.SIG_IGN)
@@ -163,36 +161,48 @@ def _tend(orders: Connection, deaths: Connection, preload: list[str]) -> None:
         importlib.import_module(name)
     gc.freeze()
     gc.enable()
+    workers: dict[int, tuple[int, BaseProcess]] = {}
+    try:
+        _fork_and_mourn(orders, deaths, workers)
+    finally:  # or multiprocessing would end the workers by a signal that they ignore, and wait
+        for _, worker in workers.values():
+            worker.kill()
+        os._exit(0)
+
+
+def _fork_and_mourn(orders: socket.socket, deaths: Connection, workers: dict[int, tuple[int, BaseProcess]]) -> None:
+    """Keeps `workers`, which are numbered by the driver, by their sentinels."""
     driver = multiprocessing.parent_process()
     assert driver is not None
-    fork = multiprocessing.get_context("fork")
-    workers: dict[int, tuple[int, BaseProcess]] = {}
+    context = multiprocessing.get_context("fork")
     while True:
         for ready in wait([orders, driver.sentinel, *workers]):
             if isinstance(ready, int) and ready in workers:
                 number, worker = workers.pop(ready)
                 worker.join()
-                with contextlib.suppress(OSError):
-                    deaths.send(_Death(number, worker.pid or 0, worker.exitcode or 0))
+                deaths.send(_Death(number, worker.pid or 0, worker.exitcode or 0))
                 continue
+            message, handles, _, _ = socket.recv_fds(orders, _NUMBER_BYTES, 1) if ready is orders else (b"", [], 0, 0)
+            if not message:
+                return
+            number = int.from_bytes(message, "big")
             try:
-                birth = orders.recv() if ready is orders else None
-                pipe = Connection(reduction.recv_handle(orders)) if birth else None
-            except (EOFError, OSError):
-                birth = pipe = None
-            if birth is None or pipe is None:
-                for _, worker in workers.values():
-                    worker.kill()
-                os._exit(0)
-            worker = fork.Process(target=_work, args=(birth.serve, pipe), daemon=True)
-            worker.start()
-            pipe.close()  # or the next worker would have it too, and nobody would see this one's end
-            workers[worker.sentinel] = birth.number, worker
+                if not handles:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                # Closed here, or the next worker would have it too, and nobody would see this one's end.
+                with Connection(handles[0]) as pipe:
+                    worker = context.Process(target=_work, args=(pipe,), daemon=True)
+                    worker.start()
+                workers[worker.sentinel] = number, worker
+            except OSError as error:
+                deaths.send(_Death(number, 0, 0, error.strerror or str(error)))
 
 
-def _work(serve: Callable[[Connection], None], pipe: Connection) -> None:
+def _work(pipe: Connection) -> None:
     """The life of one worker, which never outlives the nursery."""
     import pyarrow as pa
+
+    from pipeline.local_runner import serve
 
     pa.set_cpu_count(1)
     nursery = multiprocessing.parent_process()
@@ -207,6 +217,11 @@ def _work(serve: Callable[[Connection], None], pipe: Connection) -> None:
 
 
 def _epitaph(death: _Death) -> str:
+    if death.error:
+        return marked(
+            f"local runner: no worker process could be forked ({death.error}). What is finished is kept: run the same "
+            f"command again with fewer --workers."
+        )
     who = f"a worker process (pid {death.pid})" if death.pid else "the process that workers are forked from"
     names = {number.value: number.name for number in signal.Signals}  # not the real-time ones
     killed = f"was killed by {names.get(-death.code, f'signal {-death.code}')}"

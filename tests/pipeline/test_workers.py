@@ -49,10 +49,16 @@ def work(item, folder, deed):
             os.kill(os.getpid(), signal.SIGKILL)
         raise CurateError("an item is odd")
 
+def bare(item):
+    raise ValueError("x/\\udcff: odd")
+
 if __name__ == "__main__":
+    folder, deed = sys.argv[1:]
+    if deed == "few-files":
+        import resource
+        resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
     engines.warm_up(images=False)
     import apache_beam as beam
-    folder, deed = sys.argv[1:]
     if deed == "early":
         import multiprocessing
         (nursery,) = multiprocessing.active_children()
@@ -63,10 +69,14 @@ if __name__ == "__main__":
         done = pipeline | beam.Create(range(8)) | ForEach(work, folder, deed)
         if deed == "owe":  # the runner waits for what workers send
             done | beam.Map(lambda _: (0, 0)) | beam.GroupByKey()
+        if deed == "bare":
+            done | beam.Map(bare)
     try:
-        engines.run_with("local", 2, [])(build)
+        engines.run_with("local", 8 if deed == "few-files" else 2, [])(build)
     except CurateError as error:
-        print(f"told: {error}".encode(errors="backslashreplace").decode())
+        print(f"told: {error}".encode(errors="backslashreplace").decode(), flush=True)
+    if deed == "second-fails-early":
+        time.sleep(60)
 """
 
 
@@ -141,10 +151,27 @@ def test_no_other_worker_is_waited_for(start, deed, words):
     assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
 
 
+def test_no_worker_goes_on_when_the_run_has_failed(start):
+    process, marks = start("second-fails-early")
+    assert "told: an item is odd\n" in process.stdout  # which is read up to there
+    assert wait_for(lambda: not any(alive(pid) for pid in pids(marks)), 10)
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
+
+
+def test_workers_that_cannot_be_forked_are_told(start):
+    process, marks = start("few-files")
+    output, _ = process.communicate(timeout=40)
+    assert "told: local runner: no worker process could be forked (Too many open files)" in output
+    assert not pids(marks)
+
+
 @pytest.mark.parametrize(("deed", "words"), [
     ("memory", "told: a worker: memory ran out."),
     ("name", r"told: x/\udcff: odd"),
     ("text", r"ValueError: x/\udcff: odd"),  # a defect, with its traceback
+    ("bare", r"ValueError: x/\udcff: odd"),
 ])  # fmt: skip
 def test_what_a_runner_would_not_carry_is_told(start, deed, words):
     process, _ = start(deed)
