@@ -76,8 +76,7 @@ def run_with(
 
         for tries_left in reversed(range(_TRIES)):
             chosen, beam_options = start()
-            # The job server that `start` may have begun outlives the job, and so does its folder.
-            with contextlib.nullcontext() if runner == "local" else _temporary_folder():
+            with _temporary_folder():  # here: the job server that `start` may have begun outlives the job
                 pipeline = beam.Pipeline(runner=chosen, options=beam_options)
                 try:
                     with pipeline:
@@ -114,7 +113,10 @@ def _lost(runner: str, pipeline: Any, error: Exception, tries_left: int) -> str:
 
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[None]:
-    """Has temporary files made in a folder that goes when the block ends: Beam leaves some of what it hands a job."""
+    """Has temporary files made in a folder that goes when the block ends, or this process.
+
+    Beam leaves some of what it hands a job, and a folder wherever it is interrupted.
+    """
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="curate-job-") as folder:
         tempfile.tempdir = folder

@@ -69,8 +69,10 @@ def test_kill_9_at_a_random_point_and_start_again(whole, tmp_path, seed):
     pytest.param(signal.SIGTERM, 143, "work/progress", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, code, step):
+    (tmp_path / "temporary").mkdir()
     process = subprocess.Popen(
         command(tmp_path / "run", "2"),
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,6 +82,7 @@ def test_a_signal_stops_a_run_which_says_how_to_go_on(whole, tmp_path, number, c
         time.sleep(0.01)
     os.killpg(process.pid, number)  # as a terminal does with Ctrl-C, and a system that shuts down
     _, errors = process.communicate(timeout=60)
+    assert not list((tmp_path / "temporary").iterdir())
     done = subprocess.CompletedProcess(process.args, process.returncode, "", errors)
     check_and_go_on(done, code, "run the same command again to go on", tmp_path / "run", whole)
 
