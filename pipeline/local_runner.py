@@ -121,7 +121,7 @@ class _Worker:
     """The runner's side of a worker, in the place of Beam's WorkerHandler; and what it is controlled by."""
 
     def __init__(self, team: _Team) -> None:
-        self.team, self.closed = team, False
+        self.team = team
         self.known: set[str] = set()  # descriptors that the worker has
         self.control_conn, self.data_conn = self, data_plane.InMemoryDataChannel()
         self.busy, self.ending = threading.Lock(), threading.Lock()
@@ -173,13 +173,12 @@ class _Worker:
                 end.detach()
 
     def close(self) -> None:
-        self.closed = True
         self.hang_up()
         with self.busy, self.ending:
             self.pipe.close()
 
     def _mourn(self, epitaph: str) -> None:
-        if not self.closed:
+        if not self.team.over.is_set():
             self.team.fail(epitaph)
 
 
